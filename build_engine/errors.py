@@ -1,0 +1,45 @@
+"""Everything a build can refuse, drawn once.
+
+    BuildError
+    ├── SourceError            the input model cannot be read as it claims to be
+    │   ├── UnsupportedModel   readable, but outside what this builder can emit; names what would be needed
+    │   └── CorruptSource      truncated, missing or misshapen tensors; names file and tensor
+    ├── RecipeError            the command line asks for something that does not exist
+    └── PublishError           the repository cannot take the version
+
+Every error carries a message for a person. ``python -m build_engine`` prints it as one line and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+
+class BuildError(Exception):
+    """A build that stops; nothing was published."""
+
+    exit_code = 1
+
+
+class SourceError(BuildError):
+    """The source model cannot be used."""
+
+    exit_code = 2
+
+
+class UnsupportedModel(SourceError):
+    """The source is well-formed but not something this builder can emit."""
+
+
+class CorruptSource(SourceError):
+    """The source's files contradict themselves."""
+
+
+class RecipeError(BuildError):
+    """The request itself makes no sense."""
+
+    exit_code = 3
+
+
+class PublishError(BuildError):
+    """The model repository cannot take the version."""
+
+    exit_code = 4
