@@ -82,7 +82,18 @@ class Stack:
 
     def token(self, scope: str = "generate") -> str:
         """A development token, minted by the gateway's own command."""
-        command = [sys.executable, "-m", "gateway", "token", "--subject", "you", "--tenant", "demo", "--scope", scope]
+        command = [
+            sys.executable,
+            "-m",
+            "gateway",
+            "token",
+            "--subject",
+            "you",
+            "--tenant",
+            "demo",
+            "--scope",
+            scope,
+        ]
         done = subprocess.run(command, env=self.gateway_environment(), check=True, stdout=subprocess.PIPE, text=True)
         return done.stdout.strip()
 
@@ -122,7 +133,9 @@ def _reload_if_rebuilt(stack: Stack) -> None:
     base = f"http://127.0.0.1:{stack.ports.http}/v2"
     if _status(f"{base}/models/{stack.model}/versions/{max(versions)}/ready") != 200:
         _say(f"loading {stack.model} version {max(versions)}")
-        urllib.request.urlopen(urllib.request.Request(f"{base}/repository/models/{stack.model}/load", b"{}"), timeout=120)
+        urllib.request.urlopen(
+            urllib.request.Request(f"{base}/repository/models/{stack.model}/load", b"{}"), timeout=120
+        )
 
 
 def _wait(what: str, process: Background, ready: Callable[[], bool]) -> None:
@@ -190,7 +203,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--run-dir", type=Path, default=Path(".run"))
     parser.add_argument("--gateway-port", type=int, default=8080)
-    parser.add_argument("--triton-ports", type=int, nargs=3, default=(8000, 8001, 8002), metavar=("HTTP", "GRPC", "METRICS"))
+    parser.add_argument(
+        "--triton-ports", type=int, nargs=3, default=(8000, 8001, 8002), metavar=("HTTP", "GRPC", "METRICS")
+    )
     options = parser.parse_args(argv)
     ports = triton_server.Ports(*options.triton_ports)
     stack = Stack(options.repository, options.run_dir.resolve(), options.gateway_port, ports)
@@ -199,7 +214,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if options.action == "status":
         running = {process.name: process.pid() for process in (stack.triton, stack.gateway)}
-        _say("\n".join(f"{name}: {f'running, process {pid}' if pid else 'not running'}" for name, pid in running.items()))
+        _say(
+            "\n".join(f"{name}: {f'running, process {pid}' if pid else 'not running'}" for name, pid in running.items())
+        )
         return 0 if all(running.values()) else 1
     try:
         start(stack)
