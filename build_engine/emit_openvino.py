@@ -129,7 +129,7 @@ class OpenVinoEmitter:
         return node
 
     def _rotation(self) -> tuple[Node, Node]:
-        """cos and sin of RoPE's angles, ``[tokens, 1, 1, head_dim]``, both halves alike."""
+        """The cos and sin of RoPE's angles, ``[tokens, 1, 1, head_dim]``, both halves alike."""
         position = ops.convert(self._inputs["position_ids"], ov.Type.f32)
         column = ops.reshape(position, _constant([-1, 1, 1, 1], np.int64), False)
         frequency = self._config.inverse_frequencies()

@@ -52,7 +52,7 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
         staged = folder / "version"
         context_length = min(recipe.context_length or source.config.context_length, recipe.kv_cache_tokens)
         _assemble(staged, engine, source.tokenizer, _engine_facts(source.config, recipe.precision, context_length))
-        manifest = _manifest(recipe, source, files, inputs, clock, staged)
+        manifest = _manifest(recipe, source, files, inputs=inputs, clock=clock, staged=staged)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         parameters = _parameters(recipe, source, context_length, manifests.sha256_of(staged / manifests.MANIFEST))
         text = config_pbtxt(recipe.name, recipe.max_queue_size, parameters)
@@ -159,6 +159,7 @@ def _assemble(staged: Path, engine: Path, tokenizer: TokenizerFiles, facts: dict
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_ids": list(tokenizer.eos_token_ids),
+        "add_bos": False,  # where a model wants one, its tokenizer.json says so itself
         "special_tokens": list(tokenizer.special_tokens),
     }
     (folder / "special_tokens.json").write_text(json.dumps(special, ensure_ascii=False, indent=1) + "\n")
@@ -185,7 +186,7 @@ def _parameters(recipe: Recipe, source: Source, context_length: int, manifest_sh
 
 
 def _manifest(
-    recipe: Recipe, source: Source, files: dict[str, str], inputs: str, clock: Clock, staged: Path
+    recipe: Recipe, source: Source, files: dict[str, str], *, inputs: str, clock: Clock, staged: Path
 ) -> dict[str, Any]:
     contents = manifests.list_files(staged)
     config = {key: value for key, value in vars(source.config).items() if key != "rope_scaling"}
