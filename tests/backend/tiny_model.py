@@ -93,7 +93,9 @@ def _attention(
 
 
 def _poison(x: ov.Output, ids: ov.Output, token: int, width: int) -> ov.Node:
-    """Fails at run time, in the engine's own code, when ``token`` is in the step: the reshape does not work out."""
+    """Fails at run time, in the engine's own code, when ``token`` is in the step: the reshape does not work
+    out.
+    """
     hit = ops.reduce_max(ops.convert(ops.equal(ids, np.int64(token)), "i64"), np.array([0]), keep_dims=True)
     shape = ops.concat([ops.shape_of(ids), ops.add(hit, np.array([width]))], 0)
     return ops.reshape(x, shape, False)
