@@ -60,7 +60,7 @@ class Meter(Protocol):
         """After every step, and with ``idle`` before the scheduler goes to sleep. ``totals`` is a copy."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Sequence:
     """One request on its way. ``prompt`` int64 ``[n]``, n >= 1; ``prompt.size + max_tokens`` fits the
     engine.
