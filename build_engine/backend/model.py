@@ -41,11 +41,12 @@ INPUTS = (
 )
 
 _STATUS = {
-    "prompt_too_long": pb_utils.TritonError.INVALID_ARG,
-    "invalid_input": pb_utils.TritonError.INVALID_ARG,
-    "engine_failed": pb_utils.TritonError.INTERNAL,
-    "cancelled": pb_utils.TritonError.CANCELLED,
+    "prompt_too_long": "INVALID_ARG",
+    "invalid_input": "INVALID_ARG",
+    "engine_failed": "INTERNAL",
+    "cancelled": "CANCELLED",
 }
+"""Names in ``TritonError``; while Triton only inspects the file, that class does not exist yet."""
 
 
 class TritonSink:
@@ -74,7 +75,7 @@ class TritonSink:
 
     def fail(self, code: str, text: str) -> None:
         """Send the error as the last response."""
-        error = pb_utils.TritonError(f"{code}: {text}", _STATUS[code])
+        error = pb_utils.TritonError(f"{code}: {text}", getattr(pb_utils.TritonError, _STATUS[code]))
         self._send(pb_utils.InferenceResponse([], error), final=True)
 
     def cancelled(self) -> bool:
