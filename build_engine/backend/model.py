@@ -1,0 +1,149 @@
+"""Triton's border: tensors in, responses out, nothing else.
+
+``execute`` returns when the engine has taken the request, not when it is answered, and until then it
+blocks: Triton's own queue stays the only one, with its priorities, its time-outs and its limit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from .detokenizer import TextStream
+from .engine_openvino import open_engine
+from .metrics import TritonMeter
+from .request import Prompts, RequestError, fit, parse
+from .sampling import RowSampler
+from .scheduler import FinishReason, Scheduler, Sequence
+
+log = logging.getLogger(__name__)
+
+INPUTS = (
+    "text_input",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "stop",
+    "stream",
+    "ignore_eos",
+    "add_special_tokens",
+)
+
+_STATUS = {
+    "prompt_too_long": "INVALID_ARG",
+    "invalid_input": "INVALID_ARG",
+    "engine_failed": "INTERNAL",
+    "cancelled": "CANCELLED",
+}
+"""Names in ``TritonError``; while Triton only inspects the file, that class does not exist yet."""
+
+
+class TritonSink:
+    """A :class:`~.scheduler.Sink` on one request's response sender."""
+
+    def __init__(self, sender: Any) -> None:
+        self.stream = True
+        self._sender = sender
+        self._text: list[str] = []
+        self._gone = False
+
+    def emit(self, text: str, reason: FinishReason, prompt_tokens: int, completion_tokens: int) -> None:
+        """Send the text, or keep it until the last when the request does not stream."""
+        if not self.stream:
+            self._text.append(text)
+            if not reason:
+                return
+            text = "".join(self._text)
+        tensors = [
+            _bytes_tensor("text_output", text),
+            _bytes_tensor("finish_reason", reason),
+            pb_utils.Tensor("prompt_tokens", np.array([[prompt_tokens]], dtype=np.int32)),
+            pb_utils.Tensor("completion_tokens", np.array([[completion_tokens]], dtype=np.int32)),
+        ]
+        self._send(pb_utils.InferenceResponse(tensors), final=bool(reason))
+
+    def fail(self, code: str, text: str) -> None:
+        """Send the error as the last response."""
+        error = pb_utils.TritonError(f"{code}: {text}", getattr(pb_utils.TritonError, _STATUS[code]))
+        self._send(pb_utils.InferenceResponse([], error), final=True)
+
+    def cancelled(self) -> bool:
+        """Whether the client has cancelled, or no response can reach it."""
+        return self._gone or bool(self._sender.is_cancelled())
+
+    def _send(self, response: Any, *, final: bool) -> None:
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        try:
+            self._sender.send(response, flags)
+        except pb_utils.TritonModelException as error:
+            log.warning("a response could not be sent: %s", error)
+            self._gone = True
+
+
+def _bytes_tensor(name: str, text: str) -> Any:
+    return pb_utils.Tensor(name, np.array([[text.encode("utf-8")]], dtype=np.object_))
+
+
+class TritonPythonModel:
+    """What Triton loads. One instance owns one engine."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the version's engine and tokenizer. ``args`` is Triton's; raises what loading raises, and
+        Triton then reports the version as not loaded.
+        """
+        logging.basicConfig(format="tidegate %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+        config = json.loads(args["model_config"])["parameters"]
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._prompts = Prompts(folder / "tokenizer")
+        engine = open_engine(
+            folder,
+            threads=int(config["threads"]["string_value"]),
+            cache_tokens=int(config["kv_cache_tokens"]["string_value"]),
+            step_tokens=int(config["step_tokens"]["string_value"]),
+            max_sequences=int(config["max_sequences"]["string_value"]),
+        )
+        meter = TritonMeter(args["model_name"], args["model_version"], engine.total_tokens())
+        self._scheduler = Scheduler(engine, meter)
+
+    def execute(self, requests: list[Any]) -> None:
+        """Admit each request, in order, or answer it with an error. Blocks while the engine is full."""
+        for request in requests:
+            sink = TritonSink(request.get_response_sender())
+            try:
+                sequence = self._sequence(request, sink)
+            except RequestError as error:
+                sink.fail(error.code, str(error))
+            except Exception as error:  # the process edge: an exception out of execute() leaks the request
+                log.exception("a request could not be read")
+                sink.fail("engine_failed", f"the request could not be read: {error!r}")
+            else:
+                self._scheduler.submit(sequence)
+
+    def _sequence(self, request: Any, sink: TritonSink) -> Sequence:
+        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
+        asked = parse({name: tensor.as_numpy() for name, tensor in found.items() if tensor is not None})
+        sink.stream = asked.stream
+        prompt = self._prompts.encode(asked)
+        return Sequence(
+            prompt=prompt,
+            max_tokens=fit(prompt, asked.max_tokens, self._scheduler.max_sequence_tokens),
+            sampler=RowSampler(asked.sampling, prompt),
+            text=TextStream(self._prompts.tokenizer, self._prompts.special_ids, asked.stop),
+            stop_ids=frozenset() if asked.ignore_eos else self._prompts.stop_ids,
+            sink=sink,
+        )
+
+    def finalize(self) -> None:
+        """Triton unloads the version."""
+        self._scheduler.stop()

@@ -1,0 +1,8 @@
+"""Parts that several files of this folder use."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
