@@ -55,7 +55,7 @@ class OpenVinoEmitter:
         }
         self._caches: list[Node] = []
         self._cos, self._sin = self._rotation()
-        self._output: Node | None = None
+        self._outputs: list[Node] = []
 
     def embed(self, weight: str) -> Node:
         """Rows ``[tokens, hidden]``."""
@@ -104,13 +104,13 @@ class OpenVinoEmitter:
 
     def logits(self, x: Node, weight: str) -> None:
         """Output ``logits`` float32 ``[sampled, vocab]``."""
-        self._output = ops.result(ops.matmul(x, self._dequantised(*self._weight(weight)), False, True))
-        self._output.output(0).get_tensor().set_names({"logits"})
+        result = ops.result(ops.matmul(x, self._dequantised(*self._weight(weight)), False, True))
+        result.output(0).get_tensor().set_names({"logits"})
+        self._outputs.append(result)
 
     def model(self) -> ov.Model:
         """The finished graph."""
-        assert self._output is not None, "describe() ends with logits()"
-        return ov.Model([self._output], [*self._inputs.values(), *self._caches], "decoder")
+        return ov.Model(self._outputs, [*self._inputs.values(), *self._caches], "decoder")
 
     def _paged_attention(self, q: Node, k: Node, v: Node, caches: list[Node]) -> Node:
         config, inputs = self._config, self._inputs
