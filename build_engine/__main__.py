@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     names = ("source", "name", "repository", "work_dir", "target", "precision", "context_length")
-    numbers = ("kv_cache_tokens", "step_tokens", "max_sequences", "threads", "max_queue_size")
+    numbers = ("kv_cache_tokens", "step_tokens", "max_sequences", "threads")
     recipe = Recipe(**{name: getattr(options, name) for name in (*names, *numbers)})
     print(json.dumps(build(recipe, force=options.force, quiet=options.quiet)))
     return 0
@@ -52,7 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--kv-cache-tokens", type=int, default=16384, help="tokens of all sequences together")
     make.add_argument("--step-tokens", type=int, default=128, help="tokens of one engine step while text streams")
     make.add_argument("--max-sequences", type=int, default=64)
-    make.add_argument("--max-queue-size", type=int, default=64, help="requests that wait in Triton's queue")
     make.add_argument("--threads", type=int, default=0, help="engine threads; 0: one a core")
     make.add_argument("--force", action="store_true", help="publish a new version even if nothing changed")
     make.add_argument("--quiet", action="store_true", help="no progress bars")

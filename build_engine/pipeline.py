@@ -55,7 +55,7 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
         manifest = _manifest(recipe, source, files, inputs=inputs, clock=clock, staged=staged)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         parameters = _parameters(recipe, source, context_length, manifests.sha256_of(staged / manifests.MANIFEST))
-        text = config_pbtxt(recipe.name, recipe.max_queue_size, parameters)
+        text = config_pbtxt(recipe.name, parameters)
         publish.publish(staged, text, recipe.repository / recipe.name)
     return manifest
 
@@ -97,7 +97,7 @@ def open_source(path: Path) -> Source:
 def _input_hash(recipe: Recipe, files: dict[str, str]) -> str:
     """Everything that decides what is published: sources, recipe, this builder's own code, the tools."""
     code = {str(path.relative_to(BACKEND.parent)): manifests.sha256_of(path) for path in BACKEND.parent.rglob("*.py")}
-    wanted = [recipe.target, recipe.precision, recipe.context_length, recipe.max_queue_size, recipe.serving()]
+    wanted = [recipe.target, recipe.precision, recipe.context_length, recipe.serving()]
     return manifests.digest_of([files, wanted, code, manifests.toolchain()])
 
 

@@ -28,7 +28,6 @@ class Recipe:
     step_tokens: int = 128
     max_sequences: int = 64
     threads: int = 0
-    max_queue_size: int = 64
 
     def check(self) -> None:
         """Raise :class:`RecipeError` naming the first argument that makes no sense."""
@@ -36,7 +35,7 @@ class Recipe:
             raise RecipeError(f"--name {self.name!r}: letters, digits, '_', '-' and '.', not starting with '.'")
         if self.target not in TARGETS or self.precision not in PRECISIONS:
             raise RecipeError(f"--target {self.target} --precision {self.precision} cannot be built")
-        for field in ("kv_cache_tokens", "step_tokens", "max_sequences", "max_queue_size"):
+        for field in ("kv_cache_tokens", "step_tokens", "max_sequences"):
             if getattr(self, field) < 1:
                 raise RecipeError(f"--{field.replace('_', '-')} must be at least 1")
         if self.threads < 0 or (self.context_length is not None and self.context_length < 1):

@@ -30,20 +30,17 @@ OUTPUTS = {
     "completion_tokens": "TYPE_INT32",
 }
 VARIABLE_LENGTH = frozenset({"stop"})
-PRIORITY_LEVELS, DEFAULT_PRIORITY = 3, 2
 
 
-def config_pbtxt(name: str, max_queue_size: int, parameters: Mapping[str, str]) -> str:
+def config_pbtxt(name: str, parameters: Mapping[str, str]) -> str:
     """The text of ``config.pbtxt``. ``max_batch_size`` is 1: Triton's queue hands over one request at a time."""
     config = pb.ModelConfig(name=name, backend="python", max_batch_size=1)
     config.model_transaction_policy.decoupled = True
     config.version_policy.latest.num_versions = 1
     config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
-    batching = config.dynamic_batching
-    batching.priority_levels, batching.default_priority_level = PRIORITY_LEVELS, DEFAULT_PRIORITY
-    batching.default_queue_policy.timeout_action = pb.ModelQueuePolicy.REJECT
-    batching.default_queue_policy.allow_timeout_override = True
-    batching.default_queue_policy.max_queue_size = max_queue_size
+    # Present but empty on purpose: any queue policy (a limit, priorities, time-outs) makes this Triton look for a free
+    # instance only when a request arrives or every 500 ms, which a stream's first token then waits for.
+    config.dynamic_batching.SetInParent()
     for tensor, kind in INPUTS.items():
         dims = [-1 if tensor in VARIABLE_LENGTH else 1]
         config.input.add(name=tensor, data_type=kind, dims=dims, optional=tensor != "text_input")

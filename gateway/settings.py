@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     allow_special_tokens: bool = Field(False, description="let text_input carry the model's special tokens")
     max_body_bytes: int = Field(1_000_000, ge=1, description="largest request body")
     max_tokens: int = Field(4096, ge=1, description="largest max_tokens a request may ask for")
-    max_concurrent_requests: int = Field(512, ge=1, description="requests in flight; beyond them 429")
+    max_concurrent_requests: int = Field(128, ge=1, description="requests in flight; beyond them 429")
     request_timeout_seconds: float = Field(120.0, gt=0, description="a request's time, from acceptance to last byte")
     shutdown_grace_seconds: int = Field(10, ge=0, description="time for running requests after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")

@@ -38,19 +38,19 @@ async def test_a_client_that_leaves_frees_its_slot(stack: Stack, auth: dict[str,
     assert backend_metric(stack, "tidegate_backend_cancelled_total") == cancelled + 1
 
 
-async def test_a_full_queue_refuses_at_once_and_recovers(stack: Stack, auth: dict[str, str]) -> None:
-    """Past Triton's queue the answer is 503 `overloaded` with Retry-After; when the others leave, it serves again."""
+async def test_too_many_at_once_are_refused_and_it_recovers(stack: Stack, auth: dict[str, str]) -> None:
+    """Past the gateway's bound: 429 with Retry-After at once; when the others leave, it serves again."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=stack.url, headers=auth, timeout=60, limits=limits) as client:
-        requests = [asyncio.create_task(client.post("/generate", json=LONG)) for _ in range(130)]
-        done, waiting = await asyncio.wait(requests, timeout=8)
+        requests = [asyncio.create_task(client.post("/generate", json=LONG)) for _ in range(140)]
+        done, waiting = await asyncio.wait(requests, timeout=4)
         for request in waiting:
             request.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         refused = [task.result() for task in done]
         assert refused, "nothing was refused"
-        assert {response.status_code for response in refused} == {503}
-        assert {response.json()["error"]["code"] for response in refused} == {"overloaded"}
+        assert {response.status_code for response in refused} == {429}
+        assert {response.json()["error"]["code"] for response in refused} == {"too_many_requests"}
         assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
         await asyncio.to_thread(until, lambda: backend_metric(stack, "tidegate_backend_running_sequences") == 0)
         assert (await client.post("/generate", json={"text_input": "hi", "max_tokens": 4})).status_code == 200

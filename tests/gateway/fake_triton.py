@@ -1,0 +1,109 @@
+"""A small Triton with real wire behaviour: a real gRPC server that speaks KServe v2 for one generation model.
+
+What it answers is decided by the prompt, so a test says what it wants to happen in the request itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'system' and not loop.first %}"
+    "{{ raise_exception('system comes first') }}{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Say `error:TEXT` for an error in the stream, `status:NAME` for a failed call, `hang` to never answer, `slow` to
+    answer once and never again, `late-error:TEXT` to fail after the first text; anything else is echoed by word."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.parameters = {
+            "tidegate_format": "1",
+            "chat_template": CHAT_TEMPLATE,
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "special_tokens": json.dumps(["<|im_start|>", "<|im_end|>"]),
+            "context_length": "2048",
+        }
+        self.requests: list[dict[str, bytes]] = []
+        self.cancelled = asyncio.Event()
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        """Whether the model is loaded."""
+        return pb.ModelReadyResponse(ready=self.ready)
+
+    async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        """The parameters."""
+        response = pb.ModelConfigResponse()
+        for key, value in self.parameters.items():
+            response.config.parameters[key].string_value = value
+        return response
+
+    async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """One request, many responses."""
+        request = await anext(aiter(request_iterator))
+        tensors = {tensor.name: raw for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
+        self.requests.append(tensors)
+        text = tensors["text_input"][4:].decode()
+        try:
+            async for response in self._answer(text, context):
+                yield response
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def _answer(self, text: str, context: Any) -> AsyncIterator[Any]:
+        kind, _, argument = text.partition(":")
+        if kind == "error":
+            yield pb.ModelStreamInferResponse(error_message=argument)
+        elif kind == "status":
+            await context.abort(grpc.StatusCode[argument], "as asked")
+        elif kind == "hang":
+            await asyncio.sleep(600)
+        elif kind == "slow":
+            yield _response("one", "", 1)
+            await asyncio.sleep(600)
+        elif kind == "late-error":
+            yield _response("one ", "", 1)
+            yield pb.ModelStreamInferResponse(error_message=argument)
+        elif kind == "endless":
+            yield _response("one ", "", 1, final=True)
+        else:
+            words = text.split(" ")
+            for number, word in enumerate(words, 1):
+                last = number == len(words)
+                yield _response(word if last else f"{word} ", "stop" if last else "", number, final=last)
+
+
+def _response(text: str, finish_reason: str, completion_tokens: int, *, final: bool = False) -> Any:
+    message = pb.ModelStreamInferResponse()
+    response = message.infer_response
+    response.model_name, response.model_version = "generate", "7"
+    values = {
+        "text_output": ("BYTES", _bytes(text)),
+        "finish_reason": ("BYTES", _bytes(finish_reason)),
+        "prompt_tokens": ("INT32", struct.pack("<i", 5)),
+        "completion_tokens": ("INT32", struct.pack("<i", completion_tokens)),
+    }
+    for name, (kind, raw) in values.items():
+        response.outputs.add(name=name, datatype=kind, shape=[1, 1])
+        response.raw_output_contents.append(raw)
+    response.parameters["triton_final_response"].bool_param = final
+    return message
+
+
+def _bytes(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack("<I", len(encoded)) + encoded
