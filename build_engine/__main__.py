@@ -1,0 +1,66 @@
+"""``python -m build_engine build|inspect``. The last line of ``build`` on stdout is the manifest as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from build_engine.errors import BuildError
+from build_engine.inspect import as_text, find_versions, inspect
+from build_engine.pipeline import build
+from build_engine.recipe import PRECISIONS, TARGETS, Recipe
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit status (:mod:`build_engine.errors`)."""
+    options = _parser().parse_args(argv)
+    try:
+        return _inspect(options) if options.command == "inspect" else _build(options)
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _build(options: argparse.Namespace) -> int:
+    names = ("source", "name", "repository", "work_dir", "target", "precision", "context_length")
+    numbers = ("kv_cache_tokens", "step_tokens", "max_sequences", "threads", "max_queue_size")
+    recipe = Recipe(**{name: getattr(options, name) for name in (*names, *numbers)})
+    print(json.dumps(build(recipe, force=options.force, quiet=options.quiet)))
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    reports = [inspect(version) for version in find_versions(options.path)]
+    for report in reports:
+        print(json.dumps(report) if options.json else as_text(report))
+    return 1 if any(report["problems"] for report in reports) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m build_engine", description="From a model to a Triton repository.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("build", help="build and publish a version")
+    make.add_argument("--source", type=Path, required=True, help="Hugging Face directory or GGUF file")
+    make.add_argument("--name", required=True, help="the model's name in Triton")
+    make.add_argument("--repository", type=Path, required=True)
+    make.add_argument("--target", choices=TARGETS, default="openvino")
+    make.add_argument("--precision", choices=PRECISIONS, default="int8")
+    make.add_argument("--work-dir", type=Path, default=Path(".build"), help="where stages are resumed from")
+    make.add_argument("--context-length", type=int, help="tokens of one sequence; the model's own if not given")
+    make.add_argument("--kv-cache-tokens", type=int, default=16384, help="tokens of all sequences together")
+    make.add_argument("--step-tokens", type=int, default=128, help="tokens of one engine step while text streams")
+    make.add_argument("--max-sequences", type=int, default=64)
+    make.add_argument("--max-queue-size", type=int, default=64, help="requests that wait in Triton's queue")
+    make.add_argument("--threads", type=int, default=0, help="engine threads; 0: one a core")
+    make.add_argument("--force", action="store_true", help="publish a new version even if nothing changed")
+    make.add_argument("--quiet", action="store_true", help="no progress bars")
+    look = commands.add_parser("inspect", help="show what a version is and check its files")
+    look.add_argument("path", type=Path, help="a version, a model or a repository")
+    look.add_argument("--json", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""``python -m gateway serve|token``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from gateway.access import mint
+from gateway.app import create_app
+from gateway.policy import PolicyError
+from gateway.settings import Settings
+from gateway.telemetry import configure_logging
+
+DAY_SECONDS = 86_400
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; 2 for settings that do not hold."""
+    options = _parser().parse_args(argv)
+    try:
+        settings = Settings()  # type: ignore[call-arg]  # every value comes from the environment
+        return _token(settings, options) if options.command == "token" else _serve(settings)
+    except ValidationError as error:
+        for each in error.errors(include_input=False, include_url=False):
+            name = f"TIDEGATE_{str(each['loc'][0]).upper()}: " if each["loc"] else ""
+            print(f"error: {name}{each['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+    except PolicyError as error:
+        print(f"error: TIDEGATE_WORD_FILE: {error}", file=sys.stderr)
+    return 2
+
+
+def _serve(settings: Settings) -> int:
+    configure_logging(settings.log_level)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+    )
+    return 0
+
+
+def _token(settings: Settings, options: argparse.Namespace) -> int:
+    if settings.environment != "development" or settings.jwt_algorithm != "HS256":
+        print("error: tokens are minted with TIDEGATE_ENVIRONMENT=development and HS256 only", file=sys.stderr)
+        return 2
+    token = mint(
+        settings.verification_key(),
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+        subject=options.subject,
+        tenant=options.tenant,
+        scope=options.scope,
+        lifetime_seconds=options.lifetime_seconds,
+    )
+    print(token)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gateway", description="The guarded door in front of Triton.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="serve; settings come from TIDEGATE_… (docs/configuration.md)")
+    token = commands.add_parser("token", help="print a development token")
+    token.add_argument("--subject", required=True)
+    token.add_argument("--tenant", required=True)
+    token.add_argument("--scope", default="generate", help="space-separated")
+    token.add_argument("--lifetime-seconds", type=int, default=DAY_SECONDS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

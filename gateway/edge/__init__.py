@@ -1,0 +1,1 @@
+"""HTTP: parse, refuse, answer. Nothing here knows policy, tokens or Triton."""

@@ -1,0 +1,121 @@
+"""Around every request: its id, its log line, its metrics, the limits on size and number. Pure ASGI; a stream's content
+passes untouched."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.edge.problems import body_too_large, respond
+from gateway.errors import BodyTooLarge, ClientClosed, InternalError, TooManyRequests
+from gateway.telemetry import LOGGER, Telemetry
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+MEASURED = ("/generate", "/generate_stream")
+
+
+class RequestContext:
+    """Gives a request its id (the client's ``X-Request-ID`` when it is harmless), counts, times and logs it."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, max_concurrent_requests: int) -> None:
+        self._app, self._telemetry, self._most = app, telemetry, max_concurrent_requests
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        state = scope.setdefault("state", {})
+        state |= {"request_id": _request_id(scope), "accepted": began, "fields": {}}
+        measured = scope["path"] in MEASURED
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", state["request_id"].encode())]
+            await send(message)
+
+        self._running += measured
+        self._telemetry.in_flight.inc(measured)
+        try:
+            await self._serve(scope, receive, send_with_id, full=measured and self._running > self._most)
+        except Exception:  # noqa: BLE001 - the process edge: a defect becomes a 500 and a log line, not a dead connection
+            LOGGER.exception("request failed", extra={"fields": {"request_id": state["request_id"]}})
+            state["outcome"] = InternalError.code
+            if not status:
+                await respond(InternalError(), scope, receive, send_with_id)
+        finally:
+            self._running -= measured
+            self._telemetry.in_flight.dec(measured)
+            self._finish(scope, status, time.monotonic() - began)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, *, full: bool) -> None:
+        if full:
+            await respond(TooManyRequests(), scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+        state = scope["state"]
+        route = scope["path"] if scope["path"] in MEASURED else "other"
+        outcome = state.get("outcome", "ok" if 0 < status < 400 else "client_closed" if not status else "refused")
+        if route != "other":
+            self._telemetry.requests.labels(route, outcome).inc()
+            self._telemetry.duration.labels(route).observe(seconds)
+        level = logging.DEBUG if route == "other" and status < 400 else logging.INFO
+        if LOGGER.isEnabledFor(level):
+            fields: dict[str, Any] = {
+                "request_id": state["request_id"],
+                "route": route,
+                "method": scope["method"],
+                "status": status or ClientClosed.http_status,
+                "outcome": outcome,
+                "seconds": round(seconds, 4),
+                **state["fields"],
+            }
+            LOGGER.log(level, "request", extra={"fields": fields})
+
+
+class BodyLimit:
+    """Refuses a body of more than ``max_bytes``, announced or not."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if announced.isdigit() and int(announced) > self._max:
+            await respond(self._refusal(), scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max:
+                raise body_too_large(self._refusal())
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _refusal(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is larger than {self._max} bytes; send a shorter prompt")
+
+
+def _request_id(scope: Scope) -> str:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,0 +1,114 @@
+"""Errors as HTTP answers: one body, whoever raised."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Receive, Scope, Send
+
+from gateway.errors import (
+    GatewayError,
+    InvalidField,
+    InvalidJson,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Unauthenticated,
+)
+
+
+def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
+    """The body, as :class:`gateway.edge.schemas.ErrorBody`."""
+    detail = {"code": error.code, "message": error.message, "field": error.field, "request_id": request_id}
+    return {"error": detail}
+
+
+def response_of(error: GatewayError, request: Request) -> JSONResponse:
+    """The answer to a request that failed before its first byte."""
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="tidegate"'
+    request.scope["state"]["outcome"] = error.code
+    body = error_body(error, request.scope["state"]["request_id"])
+    return JSONResponse(body, error.http_status, headers)
+
+
+async def respond(error: GatewayError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer from a middleware."""
+    await response_of(error, Request(scope))(scope, receive, send)
+
+
+class _BodyTooLargeException(HTTPException):
+    """Passes through FastAPI's body parser, which lets only its own exception out."""
+
+    def __init__(self, error: GatewayError) -> None:
+        super().__init__(error.http_status)
+        self.error = error
+
+
+def body_too_large(error: GatewayError) -> HTTPException:
+    """What to raise while a body is read."""
+    return _BodyTooLargeException(error)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app with the one body."""
+
+    async def ours(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, GatewayError)  # noqa: S101 - registered for this class only
+        return response_of(error, request)
+
+    async def starlettes(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, StarletteHTTPException)  # noqa: S101 - registered for this class only
+        return response_of(_from_http_exception(error), request)
+
+    async def pydantics(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
+        return response_of(_from_validation(error), request)
+
+    app.add_exception_handler(GatewayError, ours)
+    app.add_exception_handler(StarletteHTTPException, starlettes)
+    app.add_exception_handler(RequestValidationError, pydantics)
+
+
+def _from_http_exception(error: StarletteHTTPException) -> GatewayError:
+    if isinstance(error, _BodyTooLargeException):
+        return error.error
+    known: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed}
+    return known.get(error.status_code, InvalidRequest)(
+        None if error.status_code in known else "the body cannot be read"
+    )
+
+
+def _from_validation(error: RequestValidationError) -> GatewayError:
+    """The first thing that is wrong. Its message names the limit and never the value that was sent."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"][1:]]
+    if first["type"] == "json_invalid":
+        return InvalidJson(f"the body is not JSON: {_json_reason(first)}")
+    if not path and first["type"] in ("missing", "model_attributes_type", "model_type", "dict_type"):
+        return InvalidField(
+            "the body must be a JSON object with text_input or messages; send Content-Type: application/json"
+        )
+    reason = "is not a field of this request" if first["type"] == "extra_forbidden" else first["msg"]
+    # A union's branches stand in the path too ("stop", "constrained-str"); the field is what the client knows.
+    field = ".".join(part for part in path if part.isdigit() or part.isidentifier()) or None
+    return InvalidField(f"{field or 'body'}: {reason.removeprefix('Value error, ')}", field=field)
+
+
+def _json_reason(first: dict[str, Any]) -> str:
+    position = first["loc"][-1]
+    context: dict[str, Any] = first.get("ctx") or {}
+    return f"{context.get('error', 'malformed')} at character {position}"
+
+
+def event_data(value: dict[str, Any]) -> str:
+    """JSON for an event's ``data``."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,171 @@
+"""Everything the gateway can answer instead of text, drawn once.
+
+    GatewayError                     HTTP  gRPC                 code
+    ├── InvalidJson                   400  INVALID_ARGUMENT     invalid_json
+    ├── InvalidRequest                400  INVALID_ARGUMENT     invalid_request
+    │   └── PromptTooLong             400  INVALID_ARGUMENT     prompt_too_long
+    ├── Unauthenticated               401  UNAUTHENTICATED      invalid_token
+    │   ├── MissingToken              401  UNAUTHENTICATED      missing_token
+    │   └── TokenExpired              401  UNAUTHENTICATED      token_expired
+    ├── Forbidden                     403  PERMISSION_DENIED    insufficient_scope
+    │   └── PromptRejected            403  PERMISSION_DENIED    prompt_rejected
+    ├── NotFound                      404  NOT_FOUND            not_found
+    ├── MethodNotAllowed              405  UNIMPLEMENTED        method_not_allowed
+    ├── BodyTooLarge                  413  RESOURCE_EXHAUSTED   body_too_large
+    ├── InvalidField                  422  INVALID_ARGUMENT     invalid_field
+    ├── TooManyRequests               429  RESOURCE_EXHAUSTED   too_many_requests
+    ├── ClientClosed                  499  CANCELLED            client_closed
+    ├── InternalError                 500  INTERNAL             internal
+    ├── UpstreamError                 502  INTERNAL             upstream_error
+    ├── TritonUnavailable             503  UNAVAILABLE          triton_unavailable
+    │   └── Overloaded                503  UNAVAILABLE          overloaded
+    └── DeadlineExceeded              504  DEADLINE_EXCEEDED    deadline_exceeded
+
+``message`` is for a person: it names the field, the limit and the way out, and never repeats what the client sent.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """A refusal or failure with its statuses. ``retry_after_seconds`` becomes ``Retry-After``."""
+
+    http_status: ClassVar[int] = 500
+    grpc_status: ClassVar[str] = "INTERNAL"
+    code: ClassVar[str] = "internal"
+    default_message: ClassVar[str] = "the gateway failed; the request id finds it in the log"
+    retry_after_seconds: ClassVar[int | None] = None
+
+    def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
+        self.message = message or self.default_message
+        self.field = field
+        super().__init__(self.message)
+
+
+class InvalidJson(GatewayError):
+    """The body is not JSON."""
+
+    http_status, grpc_status, code = 400, "INVALID_ARGUMENT", "invalid_json"
+    default_message = "the body is not JSON"
+
+
+class InvalidRequest(GatewayError):
+    """The request cannot be served as it is."""
+
+    http_status, grpc_status, code = 400, "INVALID_ARGUMENT", "invalid_request"
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt leaves no room for one token."""
+
+    code = "prompt_too_long"
+
+
+class Unauthenticated(GatewayError):
+    """The token does not hold."""
+
+    http_status, grpc_status, code = 401, "UNAUTHENTICATED", "invalid_token"
+    default_message = "the bearer token is not valid here"
+
+
+class MissingToken(Unauthenticated):
+    """No token at all."""
+
+    code = "missing_token"
+    default_message = "send the header 'Authorization: Bearer <token>'"
+
+
+class TokenExpired(Unauthenticated):
+    """A token of the past."""
+
+    code = "token_expired"
+    default_message = "the bearer token has expired; get a new one"
+
+
+class Forbidden(GatewayError):
+    """The token is good, but not for this."""
+
+    http_status, grpc_status, code = 403, "PERMISSION_DENIED", "insufficient_scope"
+
+
+class PromptRejected(Forbidden):
+    """The policy refuses what is asked."""
+
+    code = "prompt_rejected"
+    default_message = "the policy of this service does not allow this prompt; rephrase it"
+
+
+class NotFound(GatewayError):
+    """No such path."""
+
+    http_status, grpc_status, code = 404, "NOT_FOUND", "not_found"
+    default_message = "there is nothing here; /docs lists the paths"
+
+
+class MethodNotAllowed(GatewayError):
+    """The path exists, the method does not."""
+
+    http_status, grpc_status, code = 405, "UNIMPLEMENTED", "method_not_allowed"
+    default_message = "this path does not take this method; /docs lists them"
+
+
+class BodyTooLarge(GatewayError):
+    """More bytes than the limit."""
+
+    http_status, grpc_status, code = 413, "RESOURCE_EXHAUSTED", "body_too_large"
+
+
+class InvalidField(GatewayError):
+    """A field of the body is out of its range or unknown."""
+
+    http_status, grpc_status, code = 422, "INVALID_ARGUMENT", "invalid_field"
+
+
+class TooManyRequests(GatewayError):
+    """The gateway's own bound on concurrent requests."""
+
+    http_status, grpc_status, code = 429, "RESOURCE_EXHAUSTED", "too_many_requests"
+    default_message = "too many requests at once; retry after a moment"
+    retry_after_seconds = 1
+
+
+class ClientClosed(GatewayError):
+    """The client left; nobody reads this answer, the log does."""
+
+    http_status, grpc_status, code = 499, "CANCELLED", "client_closed"
+    default_message = "the client closed the connection"
+
+
+class InternalError(GatewayError):
+    """A defect of the gateway."""
+
+
+class UpstreamError(GatewayError):
+    """Triton answered with a failure."""
+
+    http_status, grpc_status, code = 502, "INTERNAL", "upstream_error"
+    default_message = "the model failed on this request; it may be retried"
+
+
+class TritonUnavailable(GatewayError):
+    """Triton or the model cannot be reached."""
+
+    http_status, grpc_status, code = 503, "UNAVAILABLE", "triton_unavailable"
+    default_message = "the model is not reachable at the moment; retry later"
+    retry_after_seconds = 2
+
+
+class Overloaded(TritonUnavailable):
+    """Triton's queue is full."""
+
+    code = "overloaded"
+    default_message = "the model's queue is full; retry later"
+
+
+class DeadlineExceeded(GatewayError):
+    """The request's time is over."""
+
+    http_status, grpc_status, code = 504, "DEADLINE_EXCEEDED", "deadline_exceeded"
+    default_message = "the answer took longer than the request's time; ask for fewer tokens or retry"

@@ -1,0 +1,146 @@
+"""The use case: admit a request, then stream its answer.
+
+It knows no HTTP and no gRPC. Everything that may refuse happens in :meth:`Generation.start`, which returns only when
+the first response is there, so that a refusal can still be a status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+
+from gateway.access import Principal
+from gateway.errors import PromptRejected
+from gateway.policy import WordPolicy
+from gateway.telemetry import Telemetry
+from gateway.template import render, without_special_tokens
+from gateway.triton import Delta, ModelInfo, TritonClient
+from gateway.triton.contract import Value
+
+SCOPE = "generate"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked: a text, or a conversation (``messages`` of role and content) for the chat template."""
+
+    text: str | None = None
+    messages: tuple[dict[str, str], ...] = ()
+
+    def written(self) -> list[str]:
+        """Every text that a user wrote."""
+        return [self.text] if self.text is not None else [message["content"] for message in self.messages]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One accepted request. ``parameters`` go to the model by tensor name; ``accepted`` is in monotonic seconds."""
+
+    request_id: str
+    prompt: Prompt
+    parameters: dict[str, Value]
+    accepted: float = field(default_factory=time.monotonic)
+
+
+class Generation:
+    """The line from a principal and a prompt to Triton and back."""
+
+    def __init__(
+        self,
+        triton: TritonClient,
+        policy: WordPolicy,
+        telemetry: Telemetry,
+        *,
+        timeout_seconds: float,
+        allow_special_tokens: bool,
+    ) -> None:
+        self._triton, self._policy, self._telemetry = triton, policy, telemetry
+        self._timeout, self._allow_special_tokens = timeout_seconds, allow_special_tokens
+
+    async def start(self, principal: Principal, ask: Ask) -> Answer:
+        """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
+        principal.require(SCOPE)
+        info = await self._triton.info()
+        values = {**self._prompt(ask.prompt, info), **ask.parameters}
+        left = self._timeout - (time.monotonic() - ask.accepted)
+        deltas = self._triton.generate(ask.request_id, values, left)
+        answer = Answer(self._triton.model, ask, self._telemetry, deltas)
+        await answer.wait_for_first()
+        return answer
+
+    def _prompt(self, prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
+        """Check what was written, then put it into the model's form. Special tokens are taken out before the check,
+        so that they cannot hide a word by splitting it."""
+        for written in prompt.written():
+            verdict = self._policy.check(without_special_tokens(written, info.special_tokens))
+            self._telemetry.policy.labels(verdict.action).inc()
+            if verdict.action == "block":
+                raise PromptRejected(field="text_input" if prompt.text is not None else "messages")
+        if prompt.text is not None:
+            raw = prompt.text
+            text = raw if self._allow_special_tokens else without_special_tokens(raw, info.special_tokens)
+            return {"text_input": text, "add_special_tokens": True}
+        messages = [
+            {"role": message["role"], "content": without_special_tokens(message["content"], info.special_tokens)}
+            for message in prompt.messages
+        ]
+        text = render(info.chat_template, messages, info.bos_token, info.eos_token)
+        return {"text_input": text, "add_special_tokens": False}
+
+
+class Answer:
+    """A running answer. Iterate it to its end, or close it: either frees everything in Triton."""
+
+    def __init__(self, model: str, ask: Ask, telemetry: Telemetry, deltas: AsyncIterator[Delta]) -> None:
+        self.model, self.request_id = model, ask.request_id
+        self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
+        self._called = time.monotonic()
+        self._first: Delta | None = None
+        self.last: Delta | None = None
+
+    async def wait_for_first(self) -> None:
+        """Wait until Triton has answered something. Raises what it refused with."""
+        try:
+            self._first = await anext(self._deltas)
+        except BaseException:
+            await self.close()
+            raise
+        self.last = self._first
+        self._telemetry.triton_first_response.observe(time.monotonic() - self._called)
+
+    async def __aiter__(self) -> AsyncGenerator[Delta, None]:
+        """The responses, the first one included."""
+        assert self._first is not None, "wait_for_first() comes before"  # noqa: S101 - a contract of this module
+        previous: float | None = None
+        try:
+            async for delta in self._with_first(self._first):
+                self.last = delta
+                if delta.text:
+                    now = time.monotonic()
+                    if previous is None:
+                        self._telemetry.first_token.observe(now - self._accepted)
+                    else:
+                        self._telemetry.inter_token.observe(now - previous)
+                    previous = now
+                yield delta
+        finally:
+            await self.close()
+
+    async def _with_first(self, first: Delta) -> AsyncIterator[Delta]:
+        yield first
+        if not first.finish_reason:
+            async for delta in self._deltas:
+                yield delta
+
+    async def close(self) -> None:
+        """Cancel what still runs and count what was spent. Safe to call again."""
+        if isinstance(self._deltas, AsyncGenerator):
+            with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
+                await self._deltas.aclose()
+        if self.last is not None and self._called:
+            self._telemetry.prompt_tokens.inc(self.last.prompt_tokens)
+            self._telemetry.completion_tokens.inc(self.last.completion_tokens)
+            self._telemetry.triton.observe(time.monotonic() - self._called)
+            self._called = 0.0

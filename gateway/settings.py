@@ -1,0 +1,72 @@
+"""Every setting, read once from the environment (``TIDEGATE_…``) and checked before anything starts.
+
+Only ``app`` and ``__main__`` know this module; beneath them settings are plain arguments.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+HMAC_KEY_BYTES = 32
+WEAK_KEYS = frozenset({"secret", "changeme", "password", "development"})
+Algorithm = Literal["HS256", "RS256"]
+
+
+class Settings(BaseSettings):
+    """The gateway's settings. Raises pydantic's ``ValidationError`` naming the setting."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", extra="ignore", hide_input_in_errors=True)
+
+    environment: Literal["production", "development"] = Field(
+        "production", description="development allows weak keys and `python -m gateway token`"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=1, le=65535, description="port to listen on")
+    triton_url: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
+    model: str = Field("generate", min_length=1, description="name of the model in Triton")
+    jwt_algorithm: Algorithm = Field("HS256", description="the one algorithm that tokens may use")
+    jwt_key: SecretStr | None = Field(None, description="HS256 secret of at least 32 bytes, or RS256 public key (PEM)")
+    jwt_key_file: Path | None = Field(None, description="file that holds the key, instead of jwt_key")
+    jwt_audience: str = Field("tidegate", min_length=1, description="required `aud` of a token")
+    jwt_issuer: str = Field("tidegate", min_length=1, description="required `iss` of a token")
+    jwt_leeway_seconds: int = Field(5, ge=0, le=300, description="clock difference that is tolerated")
+    word_file: Path | None = Field(None, description="sensitive words, one a line; required in production")
+    allow_special_tokens: bool = Field(False, description="let text_input carry the model's special tokens")
+    max_body_bytes: int = Field(1_000_000, ge=1, description="largest request body")
+    max_tokens: int = Field(4096, ge=1, description="largest max_tokens a request may ask for")
+    max_concurrent_requests: int = Field(512, ge=1, description="requests in flight; beyond them 429")
+    request_timeout_seconds: float = Field(120.0, gt=0, description="a request's time, from acceptance to last byte")
+    shutdown_grace_seconds: int = Field(10, ge=0, description="time for running requests after SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @model_validator(mode="after")
+    def _check_key(self) -> Settings:
+        key = self.verification_key()
+        if self.jwt_algorithm == "RS256":
+            if "PUBLIC KEY" not in key:
+                raise ValueError("TIDEGATE_JWT_KEY must be a PEM public key for RS256")
+        elif self.environment == "production" and (len(key.encode()) < HMAC_KEY_BYTES or key.lower() in WEAK_KEYS):
+            raise ValueError(
+                f"TIDEGATE_JWT_KEY is too weak: HS256 needs at least {HMAC_KEY_BYTES} random bytes "
+                "(openssl rand -hex 32), or set TIDEGATE_ENVIRONMENT=development"
+            )
+        if self.environment == "production" and self.word_file is None:
+            raise ValueError("TIDEGATE_WORD_FILE is not set: production does not start without a policy")
+        return self
+
+    def verification_key(self) -> str:
+        """The key's text. Raises ValueError naming the setting when there is none or its file cannot be read."""
+        if self.jwt_key_file is not None:
+            try:
+                key = self.jwt_key_file.read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise ValueError(f"TIDEGATE_JWT_KEY_FILE cannot be read: {error.strerror}") from None
+        else:
+            key = self.jwt_key.get_secret_value() if self.jwt_key else ""
+        if not key:
+            raise ValueError("TIDEGATE_JWT_KEY or TIDEGATE_JWT_KEY_FILE must hold the key that tokens are checked with")
+        return key

@@ -1,0 +1,114 @@
+"""What happened: every Prometheus series of the gateway, and JSON log lines.
+
+Labels come from closed sets, never from what a client sends. One instance an app, so that two apps in one process do
+not share series.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0, 60.0, 120.0)
+SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4, 1.0, 2.5)
+LOGGER = logging.getLogger("tidegate")
+
+
+class Telemetry:
+    """The series. Names are documented in docs/metrics.md; a test holds that page to this class."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.requests = Counter(
+            "tidegate_requests", "Requests by route and outcome code", ["route", "outcome"], registry=self.registry
+        )
+        self.in_flight = Gauge("tidegate_requests_in_flight", "Requests being served", registry=self.registry)
+        self.duration = Histogram(
+            "tidegate_request_duration_seconds",
+            "Accepted to last byte, by route",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.first_token = Histogram(
+            "tidegate_time_to_first_token_seconds",
+            "Accepted to first text for the client",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.inter_token = Histogram(
+            "tidegate_inter_token_latency_seconds",
+            "Between two streamed texts, each of one token unless held back",
+            buckets=SHORT_SECONDS,
+            registry=self.registry,
+        )
+        self.triton = Histogram(
+            "tidegate_triton_duration_seconds",
+            "From the call to Triton to its last response",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.triton_first_response = Histogram(
+            "tidegate_triton_first_response_seconds",
+            "From the call to Triton to its first response: queue and prefill",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "tidegate_tokens", "Tokens by direction: prompt or completion", ["direction"], registry=self.registry
+        )
+        self.policy = Counter(
+            "tidegate_policy_decisions", "Policy verdicts on the input by action", ["action"], registry=self.registry
+        )
+        self.prompt_tokens = self.tokens.labels("prompt")
+        self.completion_tokens = self.tokens.labels("completion")
+
+    def exposition(self) -> bytes:
+        """The text for Prometheus."""
+        return generate_latest(self.registry)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line. What a caller passes as ``extra={"fields": {...}}`` becomes its keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line. An exception is named by its type and place, not by its text, which could carry user input."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = record.exc_info[0].__name__
+            line["at"] = _place(record.exc_info[2])
+        return json.dumps(line, ensure_ascii=False)
+
+
+def _place(traceback: Any) -> list[str]:
+    frames = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        frames.append(f"{code.co_filename.rsplit('/', 2)[-1]}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    return frames[-8:]
+
+
+def configure_logging(level: str) -> None:
+    """All loggers of the process write JSON lines to stdout."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())

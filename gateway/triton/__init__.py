@@ -1,0 +1,6 @@
+"""The only code that speaks gRPC to Triton."""
+
+from gateway.triton.client import TritonClient
+from gateway.triton.contract import Delta, ModelInfo
+
+__all__ = ["Delta", "ModelInfo", "TritonClient"]

@@ -1,0 +1,124 @@
+"""The tensors of a generation model: the one place of the gateway that names them.
+
+Every tensor has a leading batch dimension of 1. Layouts are those of the KServe v2 gRPC protocol: raw little-endian
+values; a BYTES element is its length (uint32) and its bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tritonclient.grpc import service_pb2 as pb
+
+INPUTS = {
+    "text_input": "BYTES",
+    "max_tokens": "INT32",
+    "temperature": "FP32",
+    "top_p": "FP32",
+    "top_k": "INT32",
+    "seed": "UINT64",
+    "stop": "BYTES",
+    "stream": "BOOL",
+    "ignore_eos": "BOOL",
+    "add_special_tokens": "BOOL",
+}
+OUTPUTS = {"text_output": "BYTES", "finish_reason": "BYTES", "prompt_tokens": "INT32", "completion_tokens": "INT32"}
+FORMAT = "1"
+_LAYOUT = {"INT32": "<i", "FP32": "<f", "UINT64": "<Q", "BOOL": "<?"}
+
+Value = str | int | float | bool | list[str]
+
+
+class ContractError(Exception):
+    """The model in Triton does not speak this contract."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """One response: new text and the counts so far. ``finish_reason`` is empty until the last one."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    model_version: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the model says about itself in its ``config.pbtxt`` parameters."""
+
+    chat_template: str
+    bos_token: str
+    eos_token: str
+    special_tokens: tuple[str, ...]
+    context_length: int
+
+
+def infer_request(model: str, request_id: str, values: Mapping[str, Value]) -> pb.ModelInferRequest:
+    """The request of ``values`` by tensor name."""
+    request = pb.ModelInferRequest(model_name=model, id=request_id)
+    # Without it a decoupled model that ends without a response would leave the stream open.
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    for name, value in values.items():
+        kind = INPUTS[name]
+        elements = value if isinstance(value, list) else [value]
+        request.inputs.add(name=name, datatype=kind, shape=[1, len(elements)])
+        request.raw_input_contents.append(b"".join(_element(kind, element) for element in elements))
+    return request
+
+
+def _element(kind: str, value: str | float) -> bytes:
+    if kind == "BYTES":
+        encoded = str(value).encode()
+        return struct.pack("<I", len(encoded)) + encoded
+    return struct.pack(_LAYOUT[kind], value)
+
+
+def read_response(response: pb.ModelInferResponse) -> Delta | None:
+    """A response's delta; None for the empty one that only says the stream is over. Raises ContractError."""
+    if not response.outputs:
+        return None
+    raw = {
+        output.name: content for output, content in zip(response.outputs, response.raw_output_contents, strict=False)
+    }
+    try:
+        return Delta(
+            text=_text(raw["text_output"]),
+            finish_reason=_text(raw["finish_reason"]),
+            prompt_tokens=struct.unpack_from("<i", raw["prompt_tokens"])[0],
+            completion_tokens=struct.unpack_from("<i", raw["completion_tokens"])[0],
+            model_version=response.model_version,
+        )
+    except (KeyError, struct.error, UnicodeDecodeError) as error:
+        raise ContractError(f"the model's response is not of this contract: {error!r}") from None
+
+
+def _text(raw: bytes) -> str:
+    (length,) = struct.unpack_from("<I", raw)
+    return raw[4 : 4 + length].decode()
+
+
+def is_final(response: pb.ModelInferResponse) -> bool:
+    """Whether Triton says that nothing follows."""
+    return bool(response.parameters["triton_final_response"].bool_param)
+
+
+def model_info(config: pb.ModelConfigResponse) -> ModelInfo:
+    """The model's own description. Raises ContractError for a model that was not published by the builder."""
+    values = {key: parameter.string_value for key, parameter in config.config.parameters.items()}
+    if values.get("tidegate_format") != FORMAT:
+        raise ContractError(f"the model's config.pbtxt says format {values.get('tidegate_format')!r}, not {FORMAT!r}")
+    try:
+        return ModelInfo(
+            chat_template=values["chat_template"],
+            bos_token=values["bos_token"],
+            eos_token=values["eos_token"],
+            special_tokens=tuple(json.loads(values["special_tokens"])),
+            context_length=int(values["context_length"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise ContractError(f"the model's config.pbtxt lacks or garbles a parameter: {error!r}") from None
