@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class TritonPythonModel:
         self._prompts = Prompts(folder / "tokenizer")
         engine = open_engine(
             folder,
-            threads=int(config["threads"]["string_value"]),
+            threads=int(config["threads"]["string_value"]) or len(os.sched_getaffinity(0)),
             cache_tokens=int(config["kv_cache_tokens"]["string_value"]),
             step_tokens=int(config["step_tokens"]["string_value"]),
             max_sequences=int(config["max_sequences"]["string_value"]),

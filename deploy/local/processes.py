@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,18 +33,22 @@ class Background:
         return self.run_dir / f"{self.name}.json"
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start in a session of its own, so that it outlives this shell."""
+        """Start in a session of its own, so that it outlives this shell. ``command[0]`` is a path."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        record = {"pid": process.pid, "start_time": _start_time(process.pid)}
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        # posix_spawn, not Popen: the process is meant to outlive us, and an abandoned Popen warns about that.
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            environment,
+            setsid=True,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(self.log), append, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+        )
+        record = {"pid": pid, "start_time": _start_time(pid)}
         self._record.write_text(json.dumps(record))
 
     def pid(self) -> int | None:
