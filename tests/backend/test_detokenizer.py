@@ -83,9 +83,7 @@ def test_any_text_streams_through_byte_fallback(text: str, ends: set[int]) -> No
     tokens anywhere leave no trace.
     """
     tokens = spell(text)
-    mixed = [
-        t for i, token in enumerate(tokens) for t in ([SENTENCEPIECE_END] if i in ends else []) + [token]
-    ]
+    mixed = [t for i, token in enumerate(tokens) for t in ([SENTENCEPIECE_END] if i in ends else []) + [token]]
     pieces = streamed(SENTENCEPIECE, mixed, frozenset([SENTENCEPIECE_END]))
     assert "".join(pieces) == SENTENCEPIECE.decode(tokens)
 

@@ -21,9 +21,7 @@ Make = Callable[..., Engine]
 
 
 def _fake(*, cache_tokens: int = 1024, max_sequences: int = 8) -> Engine:
-    engine = FakeEngine(
-        cache_tokens=cache_tokens, max_sequences=max_sequences, step_tokens=256, row_tokens=256
-    )
+    engine = FakeEngine(cache_tokens=cache_tokens, max_sequences=max_sequences, step_tokens=256, row_tokens=256)
     engine.poison = POISON
     return engine
 
@@ -43,9 +41,7 @@ def make(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Make:
     folder = folders[request.param.split()[1]]
 
     def opened(*, cache_tokens: int = 1024, max_sequences: int = 8) -> Engine:
-        return open_engine(
-            folder, threads=2, cache_tokens=cache_tokens, step_tokens=256, max_sequences=max_sequences
-        )
+        return open_engine(folder, threads=2, cache_tokens=cache_tokens, step_tokens=256, max_sequences=max_sequences)
 
     return opened
 
@@ -231,9 +227,7 @@ def test_opening_while_a_step_runs_is_safe(exact: Engine) -> None:
     thread = threading.Thread(target=churn)
     thread.start()
     try:
-        found = [
-            exact.step([Row(sequence, part, sample=True)])[0].copy() for part in (prompt, *follow[:, None])
-        ]
+        found = [exact.step([Row(sequence, part, sample=True)])[0].copy() for part in (prompt, *follow[:, None])]
     finally:
         ended.set()
         thread.join()
@@ -241,9 +235,7 @@ def test_opening_while_a_step_runs_is_safe(exact: Engine) -> None:
 
 
 @pytest.mark.parametrize("damage", ["no facts", "other kind", "no graph", "layers", "no cache"])
-def test_an_unusable_version_is_an_engine_error(
-    folders: dict[str, Path], tmp_path: Path, damage: str
-) -> None:
+def test_an_unusable_version_is_an_engine_error(folders: dict[str, Path], tmp_path: Path, damage: str) -> None:
     """A version that cannot be loaded says why, with the file's name, instead of failing in its first step."""
     folder = tmp_path / "version"
     shutil.copytree(folders["f32"], folder)

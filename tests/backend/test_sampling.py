@@ -128,9 +128,7 @@ def run(seed: int, company: int, place: int, steps: int = 30) -> list[int | Engi
     samplers = [*others[:place], RowSampler(params, NOBODY), *others[place:]]
     tokens = []
     for step in range(steps):
-        rows = np.stack(
-            [logits(1000 + step) if i == place else logits(step * 50 + i) for i in range(company + 1)]
-        )
+        rows = np.stack([logits(1000 + step) if i == place else logits(step * 50 + i) for i in range(company + 1)])
         tokens.append(sample(rows, samplers)[place])
     return tokens
 

@@ -78,9 +78,7 @@ def _empty(dtype: type[np.generic], rank: int = 1) -> ov.Node:
     return ops.constant(np.zeros([0] * rank, dtype))
 
 
-def _attention(
-    parts: list[ov.Output], caches: list[ov.Node], small: dict[str, ov.Node], tiny: Tiny
-) -> ov.Output:
+def _attention(parts: list[ov.Output], caches: list[ov.Node], small: dict[str, ov.Node], tiny: Tiny) -> ov.Output:
     zero = np.int32(0)
     ports = [*parts, *caches]
     ports += [small[n] for n in ("past_lens", "subsequence_begins", "block_indices", "block_indices_begins")]
@@ -108,9 +106,7 @@ def emit(tiny: Tiny, found: dict[str, Float32], poison: int | None) -> ov.Model:
     small = {name: ops.parameter([-1], getattr(ov.Type, dtype), name=name) for name, dtype in names.items()}
     small["max_context_len"] = ops.parameter([], ov.Type.i32, name="max_context_len")
     caches = {
-        f"{side}_cache.{layer}": ops.parameter(
-            [-1, -1, -1, -1], ov.Type.dynamic, name=f"{side}_cache.{layer}"
-        )
+        f"{side}_cache.{layer}": ops.parameter([-1, -1, -1, -1], ov.Type.dynamic, name=f"{side}_cache.{layer}")
         for layer in range(tiny.layers)
         for side in ("key", "value")
     }
@@ -128,9 +124,7 @@ def emit(tiny: Tiny, found: dict[str, Float32], poison: int | None) -> ov.Model:
         q = _rope(_linear(h, found[f"q.{layer}"]), tiny.heads, tiny, cos, sin).output(0)
         k = _rope(_linear(h, found[f"k.{layer}"]), tiny.kv_heads, tiny, cos, sin).output(0)
         v = _linear(h, found[f"v.{layer}"]).output(0)
-        mixed = _attention(
-            [q, k, v], [caches[f"key_cache.{layer}"], caches[f"value_cache.{layer}"]], small, tiny
-        )
+        mixed = _attention([q, k, v], [caches[f"key_cache.{layer}"], caches[f"value_cache.{layer}"]], small, tiny)
         x = ops.add(x, _linear(mixed, found[f"o.{layer}"]))
         x = ops.add(x, _linear(ops.swish(_linear(_norm(x), found[f"up.{layer}"])), found[f"down.{layer}"]))
     x = _norm(ops.gather(x, small["sampled_tokens_indices"], np.int64(0)))
