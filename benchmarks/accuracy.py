@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import tokenizers
 import tritonclient.grpc.aio as triton
-from build_engine.backend.engine_openvino import open_engine
 
 from benchmarks import harness
 from build_engine.backend.engine import Row
+from build_engine.backend.engine_openvino import open_engine
 
 WINDOWS, LENGTH = 48, 192
 GOLDENS = harness.ROOT / "tests" / "goldens" / "smollm2.json"

@@ -9,6 +9,7 @@ import asyncio
 import time
 
 from benchmarks import harness
+from deploy.local.stack import Stack
 
 STREAMS, TOKENS, ROUNDS = 16, 32, 5
 PROMPT = (
@@ -17,7 +18,7 @@ PROMPT = (
 )
 
 
-async def measure(url_stack: harness.local.Stack) -> dict[str, object]:
+async def measure(url_stack: Stack) -> dict[str, object]:
     """Seconds for all 16, per round and way."""
     bodies = [
         {"text_input": PROMPT.format(number), "max_tokens": TOKENS, "ignore_eos": True, "stream": True}

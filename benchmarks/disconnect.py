@@ -13,6 +13,7 @@ import time
 import aiohttp
 
 from benchmarks import harness
+from deploy.local.stack import Stack
 
 TIMES = 50
 LONG = {"text_input": "Count to ten thousand: 1, 2, 3,", "max_tokens": 1500, "ignore_eos": True}
@@ -29,7 +30,7 @@ async def running_sequences(session: aiohttp.ClientSession, url: str) -> float:
     )
 
 
-async def leave_once(stack: harness.local.Stack, session: aiohttp.ClientSession, stream: bool) -> float:
+async def leave_once(stack: Stack, session: aiohttp.ClientSession, stream: bool) -> float:
     """Seconds from closing the connection to the empty batch."""
     url = f"http://127.0.0.1:{stack.ports.metrics}/metrics"
     async with harness.gateway_client(stack) as client:
@@ -48,7 +49,7 @@ async def leave_once(stack: harness.local.Stack, session: aiohttp.ClientSession,
     return time.perf_counter() - began
 
 
-async def measure(stack: harness.local.Stack) -> dict[str, object]:
+async def measure(stack: Stack) -> dict[str, object]:
     """Milliseconds, streaming and not."""
     figures: dict[str, object] = {"times": TIMES}
     async with aiohttp.ClientSession() as session:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import tritonclient.grpc.aio as triton
 
 from benchmarks import harness
+from deploy.local.stack import Stack
 
 TEXT, TOKENS, ROUNDS = "The capital of France is", 4, 7
 REQUESTS = {1: 60, 16: 320}
@@ -27,7 +28,7 @@ async def latencies(clients: int, ask: Callable[[], Awaitable[float]]) -> list[f
     return [each for one in await asyncio.gather(*(client() for _ in range(clients))) for each in one]
 
 
-async def measure(stack: harness.local.Stack) -> dict[str, object]:
+async def measure(stack: Stack) -> dict[str, object]:
     """Milliseconds by number of clients."""
     figures: dict[str, object] = {"rounds": ROUNDS, "requests_per_round": REQUESTS, "tokens": TOKENS}
     direct_client = triton.InferenceServerClient(f"127.0.0.1:{stack.ports.grpc}")

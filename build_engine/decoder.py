@@ -74,7 +74,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class AttentionWeights:
-    """One layer's attention inputs. ``q_norm``/``k_norm`` name RMS gammas ``[head_dim]`` applied per head before RoPE."""
+    """One layer's attention inputs. ``q_norm``/``k_norm`` name RMS gammas ``[head_dim]``, per head, before RoPE."""
 
     q: Linear
     k: Linear

@@ -22,6 +22,7 @@ from build_engine.errors import UnsupportedModel
 
 Node = Any  # an openvino Node or Output: the package types neither
 PRECISIONS = ("int8", "fp32")
+GROUP_SIZE = 64  # inputs that share a scale; a projection whose inputs it does not divide has one scale per output
 
 
 def emit(config: DecoderConfig, read: Callable[[str], FloatArray], precision: str) -> ov.Model:
@@ -54,7 +55,7 @@ class OpenVinoEmitter:
         }
         self._caches: list[Node] = []
         self._cos, self._sin = self._rotation()
-        self._output: Node | None = None
+        self._outputs: list[Node] = []
 
     def embed(self, weight: str) -> Node:
         """Rows ``[tokens, hidden]``."""
@@ -63,7 +64,8 @@ class OpenVinoEmitter:
         rows = ops.gather(values, ids, axis)
         if scale is None:
             return rows
-        return ops.multiply(ops.convert(rows, ov.Type.f32), ops.gather(scale, ids, axis))
+        values = ops.multiply(ops.convert(rows, ov.Type.f32), ops.gather(scale, ids, axis))
+        return ops.reshape(values, _constant([-1, self._config.hidden_size], np.int64), False)
 
     def rms_norm(self, x: Node, weight: str) -> Node:
         """RMS norm over the features."""
@@ -102,13 +104,13 @@ class OpenVinoEmitter:
 
     def logits(self, x: Node, weight: str) -> None:
         """Output ``logits`` float32 ``[sampled, vocab]``."""
-        self._output = ops.result(ops.matmul(x, self._dequantised(*self._weight(weight)), False, True))
-        self._output.output(0).get_tensor().set_names({"logits"})
+        result = ops.result(ops.matmul(x, self._dequantised(*self._weight(weight)), False, True))
+        result.output(0).get_tensor().set_names({"logits"})
+        self._outputs.append(result)
 
     def model(self) -> ov.Model:
         """The finished graph."""
-        assert self._output is not None, "describe() ends with logits()"
-        return ov.Model([self._output], [*self._inputs.values(), *self._caches], "decoder")
+        return ov.Model(self._outputs, [*self._inputs.values(), *self._caches], "decoder")
 
     def _paged_attention(self, q: Node, k: Node, v: Node, caches: list[Node]) -> Node:
         config, inputs = self._config, self._inputs
@@ -161,14 +163,20 @@ class OpenVinoEmitter:
         return self._shared[name]
 
     def _constants(self, weight: FloatArray) -> tuple[Node, Node | None]:
-        """fp32: the weight. int8: values ``[out, in]`` and scales ``[out, 1]``."""
+        """fp32: the weight. int8: values ``[out, in / group, group]`` and scales ``[out, in / group, 1]``."""
         if self._precision == "fp32":
             return _constant(weight), None
-        scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True) / 127.0, np.finfo(np.float32).tiny)
-        return _constant(np.rint(weight / scale).astype(np.int8), np.int8), _constant(scale)
+        rows, columns = weight.shape
+        grouped = weight.reshape(rows, -1, GROUP_SIZE if columns % GROUP_SIZE == 0 else columns)
+        scale = np.maximum(np.abs(grouped).max(axis=2, keepdims=True) / 127.0, np.finfo(np.float32).tiny)
+        return _constant(np.rint(grouped / scale).astype(np.int8), np.int8), _constant(scale)
 
     def _dequantised(self, values: Node, scale: Node | None) -> Node:
-        return values if scale is None else ops.multiply(ops.convert(values, ov.Type.f32), scale)
+        if scale is None:
+            return values
+        rows, groups, group = values.output(0).get_shape()
+        grouped = ops.multiply(ops.convert(values, ov.Type.f32), scale)
+        return ops.reshape(grouped, _constant([rows, groups * group], np.int64), False)
 
 
 def _parameter(name: str, shape: list[int], kind: ov.Type) -> Node:

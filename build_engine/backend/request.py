@@ -63,9 +63,7 @@ def parse(tensors: Tensors) -> GenerateRequest:
             min_p=_number(tensors, "min_p", 0.0, least=0.0, most=1.0),
             seed=None if "seed" not in tensors else int(_one(tensors, "seed", 0)),
             repetition_penalty=_number(tensors, "repetition_penalty", 1.0, above=0.0, most=MAX_PENALTY),
-            frequency_penalty=_number(
-                tensors, "frequency_penalty", 0.0, least=-MAX_PENALTY, most=MAX_PENALTY
-            ),
+            frequency_penalty=_number(tensors, "frequency_penalty", 0.0, least=-MAX_PENALTY, most=MAX_PENALTY),
             presence_penalty=_number(tensors, "presence_penalty", 0.0, least=-MAX_PENALTY, most=MAX_PENALTY),
         ),
         stop=_stops(tensors),
@@ -103,9 +101,7 @@ def _number(
     value = float(_one(tensors, name, default))
     if not (least <= value <= most and value > above):
         lower = f"above {above:g}" if math.isinf(least) else f"at least {least:g}"
-        raise _invalid(
-            name, f"must be {lower} and at most {most:g}, not {value:g}; leave it out for {default:g}"
-        )
+        raise _invalid(name, f"must be {lower} and at most {most:g}, not {value:g}; leave it out for {default:g}")
     return value
 
 

@@ -209,8 +209,7 @@ class Scheduler:
         if decoding:
             room = max(room // 2, min(room, 2 * len(decoding)))
         picked = [
-            (sequence, Row(sequence.engine_id, np.array([sequence.last]), sample=True))
-            for sequence in decoding[:room]
+            (sequence, Row(sequence.engine_id, np.array([sequence.last]), sample=True)) for sequence in decoding[:room]
         ]
         room -= len(picked)
         for sequence in self._running:

@@ -39,7 +39,7 @@ class Background:
         # posix_spawn, not Popen: the process is meant to outlive us, and an abandoned Popen warns about that.
         pid = os.posix_spawn(
             command[0],
-            command,
+            list(command),
             environment,
             setsid=True,
             file_actions=[
@@ -67,11 +67,10 @@ class Background:
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + grace_seconds
             while self.pid() is not None and time.monotonic() < deadline:
-                _reap(pid)
                 time.sleep(0.05)
             if self.pid() is not None:
                 os.killpg(pid, signal.SIGKILL)
-                _reap(pid)
+            _reap(pid)
         self._record.unlink(missing_ok=True)
         return pid is not None
 
@@ -95,4 +94,4 @@ def _start_time(pid: int) -> int | None:
 def _reap(pid: int) -> None:
     """Collect our own child, so that it does not stay as a zombie; somebody else's child is left alone."""
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+        os.waitpid(pid, 0)

@@ -46,7 +46,7 @@ def generate_routes(generation: Generation, verifier: TokenVerifier, max_tokens:
         """Generate text; with `stream` as server-sent events."""
         return await answer(request, body, body.stream)
 
-    @router.post("/generate_stream", response_class=EventSourceResponse, responses=ERRORS, openapi_extra=_BEARER)
+    @router.post("/generate_stream", response_class=Response, responses={**ERRORS, 200: _EVENTS}, openapi_extra=_BEARER)
     async def generate_stream(request: Request, body: GenerateBody) -> Response:
         """Generate text as server-sent events, each with a `text_output` delta."""
         return await answer(request, body, True)
@@ -54,6 +54,7 @@ def generate_routes(generation: Generation, verifier: TokenVerifier, max_tokens:
     return router
 
 
+_EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 _BEARER: dict[str, Any] = {"security": [{"bearer": []}]}
 
 
