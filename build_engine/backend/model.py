@@ -111,7 +111,7 @@ class TritonPythonModel:
             folder,
             threads=int(config["threads"]["string_value"]) or len(os.sched_getaffinity(0)),
             cache_tokens=int(config["kv_cache_tokens"]["string_value"]),
-            step_tokens=int(config["step_tokens"]["string_value"]),
+            step_tokens=2 * int(config["step_tokens"]["string_value"]),  # halved while text streams
             max_sequences=int(config["max_sequences"]["string_value"]),
         )
         meter = TritonMeter(args["model_name"], args["model_version"], engine.total_tokens())

@@ -40,7 +40,7 @@ class PagedCache:
         self.max_sequences = max_sequences
 
     def open(self, tokens: int) -> int | None:
-        """Reserve room for ``tokens`` tokens. Returns the new sequence's id, or None when there is no room."""
+        """Reserve room for ``tokens`` tokens. Returns the new sequence's id, or None without room."""
         needed = -(-tokens // self._block_size)
         if needed > len(self._free) or len(self._spans) >= self.max_sequences:
             return None

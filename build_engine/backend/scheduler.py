@@ -200,9 +200,9 @@ class Scheduler:
             sequence.sink.fail("cancelled", "the request was cancelled")
 
     def _pick(self) -> list[tuple[Sequence, Row]]:
-        """Rows of the next step. Sequences that decode come first, one token each; prompts share what is left in
-        the order in which they came. While somebody decodes, a step takes half of what the engine could:
-        the chunk of a newcomer's prompt is what the others wait for between two tokens.
+        """Rows of the next step. Sequences that decode come first, one token each; prompts share what is
+        left in the order in which they came. While somebody decodes, a step takes half of what the engine
+        could: the chunk of a newcomer's prompt is what the others wait for between two tokens.
         """
         decoding = [sequence for sequence in self._running if sequence.decoding]
         room = self._engine.max_step_tokens
@@ -260,7 +260,7 @@ class Scheduler:
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
         log.error("engine failed: %s", error)
         self._retire(sequence)
-        sequence.sink.fail("engine_failed", str(error))
+        sequence.sink.fail("engine_failed", "the engine failed in this step; the request may be sent again")
 
     def _retire(self, sequence: Sequence) -> None:
         """Give the sequence's room back and wake whoever waits for it."""

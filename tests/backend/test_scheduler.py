@@ -1,4 +1,4 @@
-"""The loop between requests and engine, with a real thread, a real budget and an engine that is arithmetic."""
+"""The loop between requests and engine: a real thread, a real budget, an engine that is arithmetic."""
 
 from __future__ import annotations
 
@@ -191,14 +191,16 @@ def test_a_cancelled_request_leaves_at_the_next_step(start: Start) -> None:
 
 
 def test_a_failed_step_fails_its_sequences_and_the_loop_goes_on(start: Start) -> None:
-    """Those in the step get the error, it is counted, and the next request is served."""
+    """Those in the step get an error without internals, it is counted, and the next request is served."""
     engine = FakeEngine()
     engine.poison = 25
     scheduler = start(engine)
     bad, bad_sink = ask([1, 25], 5)
     scheduler.submit(bad)
     finished(bad_sink)
-    assert bad_sink.failure == ("engine_failed", "poisoned")
+    assert bad_sink.failure is not None
+    assert bad_sink.failure[0] == "engine_failed"
+    assert "poisoned" not in bad_sink.failure[1]
     good, good_sink = ask([1, 2], 1)
     scheduler.submit(good)
     finished(good_sink)
