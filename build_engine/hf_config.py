@@ -23,9 +23,9 @@ def decoder_config(raw: dict[str, Any], *, tie_embeddings: bool) -> DecoderConfi
         intermediate_size=_positive(raw, "intermediate_size"),
         layers=_positive(raw, "num_hidden_layers"),
         heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or hidden // heads,
-        rms_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        kv_heads=_positive(raw, "num_key_value_heads", heads),
+        head_dim=_positive(raw, "head_dim", hidden // heads),
+        rms_eps=_number(raw, "rms_norm_eps", 1e-6),
         context_length=_positive(raw, "max_position_embeddings"),
         tie_embeddings=tie_embeddings,
         rope_theta=theta,
@@ -39,9 +39,10 @@ def decoder_config(raw: dict[str, Any], *, tie_embeddings: bool) -> DecoderConfi
 
 def _architecture(raw: dict[str, Any]) -> str:
     named = raw.get("architectures") or ["(none)"]
-    if named[0] not in ARCHITECTURES:
+    if not isinstance(named, list) or named[0] not in ARCHITECTURES:
         raise UnsupportedModel(
-            f"config.json: architecture {named[0]} cannot be emitted; supported: {', '.join(ARCHITECTURES)}"
+            f"config.json: architecture {named[0] if isinstance(named, list) else named} cannot be emitted; "
+            f"supported: {', '.join(ARCHITECTURES)}; another one needs its layers described in the decoder"
         )
     return str(named[0])
 
@@ -71,22 +72,38 @@ def _refuse_unsupported(raw: dict[str, Any], architecture: str) -> None:
 def _rope(raw: dict[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
     """Base and scaling. transformers 5 writes ``rope_parameters``, earlier ones ``rope_theta`` and ``rope_scaling``."""
     parameters = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    theta = float(parameters.get("rope_theta", raw.get("rope_theta", 10000.0)))
+    if not isinstance(parameters, dict):
+        raise CorruptSource("config.json: rope_parameters or rope_scaling is no object")
+    theta = _number(parameters, "rope_theta", _number(raw, "rope_theta", 10000.0))
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise UnsupportedModel(f"config.json: rope_type {kind}; supported: default, llama3")
+        raise UnsupportedModel(
+            f"config.json: rope_type {kind}; supported: default, llama3; it would need its formula in the decoder"
+        )
+    low, high = _number(parameters, "low_freq_factor"), _number(parameters, "high_freq_factor")
+    if high <= low:
+        raise CorruptSource("config.json: high_freq_factor must be greater than low_freq_factor")
     return theta, Llama3RopeScaling(
-        factor=float(parameters["factor"]),
-        low_freq_factor=float(parameters["low_freq_factor"]),
-        high_freq_factor=float(parameters["high_freq_factor"]),
-        original_context_length=int(parameters["original_max_position_embeddings"]),
+        factor=_number(parameters, "factor"),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        original_context_length=_positive(parameters, "original_max_position_embeddings"),
     )
 
 
-def _positive(raw: dict[str, Any], field: str) -> int:
-    value = raw.get(field)
-    if not isinstance(value, int) or value < 1:
+def _positive(raw: dict[str, Any], field: str, default: int | None = None) -> int:
+    """A count; ``default`` stands for a field that is absent or null."""
+    value = default if raw.get(field) is None else raw[field]
+    if type(value) is not int or value < 1:
         raise CorruptSource(f"config.json: {field} must be a positive integer, not {value!r}")
     return value
+
+
+def _number(raw: dict[str, Any], field: str, default: float | None = None) -> float:
+    """A positive number; ``default`` stands for a field that is absent or null."""
+    value = default if raw.get(field) is None else raw[field]
+    if type(value) not in (int, float) or not value or value < 0:
+        raise CorruptSource(f"config.json: {field} must be a positive number, not {value!r}")
+    return float(value)

@@ -123,7 +123,7 @@ def _progress(source: Source, quiet: bool) -> Iterator[Callable[[str], FloatArra
     with tqdm(total=len(expected_tensors(source.config)), desc="emit", unit=" tensors", disable=quiet) as bar:
 
         def read(name: str) -> FloatArray:
-            values = source.read(name)
+            values = source.finite(name)
             bar.update()
             return values
 

@@ -2,6 +2,8 @@
 
 Two formats fulfil it: a Hugging Face directory (:mod:`build_engine.source_hf`) and a GGUF file
 (:mod:`build_engine.source_gguf`).
+
+It does not know what becomes of a tensor.
 """
 
 from __future__ import annotations
@@ -10,8 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from tokenizers import Tokenizer
+
 from build_engine.decoder import DecoderConfig, FloatArray, expected_tensors
-from build_engine.errors import CorruptSource
+from build_engine.errors import CorruptSource, UnsupportedModel
 
 
 @dataclass(frozen=True)
@@ -29,22 +34,61 @@ class TokenizerFiles:
 
 @dataclass(frozen=True)
 class Source:
-    """An opened model. ``read(name)`` returns float32 in the shape ``shapes[name]``; nothing of it is kept."""
+    """An opened model. ``read(name)`` returns float32 in the shape ``shapes[name]``; nothing of it is kept.
+    ``origins`` says which file a tensor lies in."""
 
     path: Path
-    files: tuple[Path, ...]
+    origins: Mapping[str, Path]
     config: DecoderConfig
     tokenizer: TokenizerFiles
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[str], FloatArray]
 
+    def finite(self, name: str) -> FloatArray:
+        """``read(name)``, refused with :class:`CorruptSource` when a value is infinite or not a number: it would
+        become silence or noise in int8, and nobody would know why."""
+        values = self.read(name)
+        if values.size and not np.isfinite([values.min(), values.max()]).all():
+            raise CorruptSource(f"{self.origins[name]}: tensor {name} holds values that are infinite or not a number")
+        return values
 
-def check_tensors(source: Source) -> Source:
-    """Every tensor the decoder reads is there in its shape. Raises :class:`CorruptSource` with file and tensor."""
-    for name, wanted in expected_tensors(source.config).items():
+
+def check(source: Source) -> Source:
+    """The source, with tensors and tokenizer checked against its configuration. Raises :class:`CorruptSource`."""
+    _check_tensors(source)
+    _check_tokenizer(source)
+    return source
+
+
+def _check_tensors(source: Source) -> None:
+    expected = expected_tensors(source.config)
+    for name in sorted(source.shapes.keys() - expected.keys()):
+        if name == "lm_head.bias" or (name.startswith("model.layers.") and name.endswith((".weight", ".bias"))):
+            raise UnsupportedModel(
+                f"{source.origins[name]}: tensor {name} has no place in {source.config.architecture} with "
+                f"{source.config.layers} layers; leaving it out would change the model"
+            )
+    for name, wanted in expected.items():
         found = source.shapes.get(name)
         if found is None:
             raise CorruptSource(f"{source.path}: tensor {name} is missing")
         if tuple(found) != wanted:
-            raise CorruptSource(f"{source.path}: tensor {name} has shape {list(found)}, config says {list(wanted)}")
-    return source
+            raise CorruptSource(
+                f"{source.origins[name]}: tensor {name} has shape {list(found)}, the configuration says {list(wanted)}"
+            )
+
+
+def _check_tokenizer(source: Source) -> None:
+    """The tokenizer can be loaded, and every token it can produce has a row in the embedding."""
+    try:
+        tokenizer = Tokenizer.from_str(source.tokenizer.json)
+    except Exception as error:  # noqa: BLE001 - the package raises nothing narrower
+        raise CorruptSource(f"{source.path}: its tokenizer cannot be loaded: {error}") from None
+    rows = source.config.vocab_size
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if beyond:
+        token, number = min(beyond.items(), key=lambda pair: pair[1])
+        raise CorruptSource(
+            f"{source.path}: the tokenizer gives {token!r} the id {number}, but the embedding has {rows} rows; "
+            "resize the embedding or remove the token"
+        )

@@ -6,7 +6,9 @@ safetensors file (eight bytes of header length, JSON header, data) is that of th
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from build_engine.decoder import FloatArray
 from build_engine.errors import CorruptSource, SourceError, UnsupportedModel
 from build_engine.hf_config import decoder_config
-from build_engine.source import Source, TokenizerFiles, check_tensors
+from build_engine.source import Source, TokenizerFiles, check
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 HEADER_LIMIT_BYTES = 100_000_000
@@ -35,26 +37,21 @@ class StoredTensor:
 
 def open_directory(path: Path) -> Source:
     """Open and check a model directory. Raises :class:`SourceError` and its kin."""
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise UnsupportedModel(f"{path} is a LoRA adapter; merge it into its base model and save the result")
     raw_config = read_json(path / "config.json")
-    files = _weight_files(path)
-    tensors: dict[str, StoredTensor] = {}
-    for file in files:
-        tensors.update(read_header(file))
-    tied = bool(raw_config.get("tie_word_embeddings", False)) or "lm_head.weight" not in tensors
-    config = decoder_config(raw_config, tie_embeddings=tied)
-    named = [
-        path / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
-    ]
-    named += [path / "chat_template.jinja"]
+    tensors = _tensors(path)
+    # Without the setting, a model that brings no head is tied; with `false` the head is missing.
+    tied = bool(raw_config.get("tie_word_embeddings", "lm_head.weight" not in tensors))
     source = Source(
         path=path,
-        files=(*(file for file in named if file.exists()), *files),
-        config=config,
+        origins={name: tensor.file for name, tensor in tensors.items()},
+        config=decoder_config(raw_config, tie_embeddings=tied),
         tokenizer=_tokenizer(path, raw_config),
         shapes={name: tensor.shape for name, tensor in tensors.items()},
         read=partial(_read, tensors),
     )
-    return check_tensors(source)
+    return check(source)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -84,22 +81,35 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             header = json.loads(stream.read(length))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise CorruptSource(f"{file} has no readable safetensors header: {error}") from None
+    if not isinstance(header, dict):
+        raise CorruptSource(f"{file} has no readable safetensors header: it is no JSON object")
     header.pop("__metadata__", None)
-    return {name: _stored(file, name, entry, 8 + length, size) for name, entry in header.items()}
+    tensors = {name: _stored(file, name, entry, 8 + length, size) for name, entry in header.items()}
+    _refuse_overlaps(file, tensors)
+    return tensors
 
 
 def _stored(file: Path, name: str, entry: dict[str, Any], base: int, size: int) -> StoredTensor:
     try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        dtype, shape, (begin, end) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise CorruptSource(f"{file}: tensor {name} has a malformed header entry") from None
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise CorruptSource(f"{file}: tensor {name} has a malformed header entry")
     if dtype not in WIDTHS:
         raise UnsupportedModel(f"{file}: tensor {name} is {dtype}; F32, F16 and BF16 can be read")
-    if end - begin != int(np.prod(shape, dtype=np.int64)) * WIDTHS[dtype] or begin < 0:
+    if end - begin != math.prod(shape) * WIDTHS[dtype]:
         raise CorruptSource(f"{file}: tensor {name} takes {end - begin} bytes, its shape {list(shape)} needs others")
     if base + end > size:
         raise CorruptSource(f"{file} is truncated: tensor {name} ends at byte {base + end} of {size}")
     return StoredTensor(file, dtype, shape, base + begin)
+
+
+def _refuse_overlaps(file: Path, tensors: dict[str, StoredTensor]) -> None:
+    ordered = sorted(tensors.items(), key=lambda item: item[1].begin)
+    for (before, first), (name, second) in itertools.pairwise(ordered):
+        if first.begin + math.prod(first.shape) * WIDTHS[first.dtype] > second.begin:
+            raise CorruptSource(f"{file}: tensors {before} and {name} overlap")
 
 
 def _read(tensors: dict[str, StoredTensor], name: str) -> FloatArray:
@@ -111,21 +121,38 @@ def _read(tensors: dict[str, StoredTensor], name: str) -> FloatArray:
     return np.array(mapped, np.float32)
 
 
-def _weight_files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        raise SourceError(f"{path} does not exist")
+def _tensors(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of the directory; of the shards that the index names, when there is one."""
     index = path / "model.safetensors.index.json"
     if index.exists():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-            raise CorruptSource(f"{index} has no weight_map")
-        return [path / Path(name).name for name in sorted(set(shards.values()))]
-    files = sorted(path.glob("*.safetensors"))
+        return _sharded(path, index)
+    single = path / "model.safetensors"
+    files = [single] if single.exists() else sorted(path.glob("*.safetensors"))
     if not files:
         old = next(iter(sorted(path.glob("*.bin"))), None)
         hint = f"; {old.name} is a pickle: save the model with safe_serialization=True" if old else ""
         raise SourceError(f"{path} has no *.safetensors file{hint}")
-    return files
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        found = read_header(file)
+        twice = sorted(tensors.keys() & found.keys())
+        if twice:
+            raise CorruptSource(
+                f"{file}: tensor {twice[0]} lies in {tensors[twice[0]].file.name} too, without an index"
+            )
+        tensors.update(found)
+    return tensors
+
+
+def _sharded(path: Path, index: Path) -> dict[str, StoredTensor]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise CorruptSource(f"{index} has no weight_map")
+    headers = {shard: read_header(path / Path(shard).name) for shard in sorted(set(shards.values()))}
+    for name, shard in shards.items():
+        if name not in headers[shard]:
+            raise CorruptSource(f"{path / shard}: tensor {name} is missing, but {index.name} says it is there")
+    return {name: headers[shard][name] for name, shard in shards.items()}
 
 
 def _tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
@@ -133,35 +160,44 @@ def _tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
     if not file.exists():
         raise SourceError(f"{file} does not exist; save the tokenizer as a fast one (tokenizer.json)")
     content = read_json(file)
-    settings_file = path / "tokenizer_config.json"
-    settings = read_json(settings_file) if settings_file.exists() else {}
-    generation_file = path / "generation_config.json"
-    generation = read_json(generation_file) if generation_file.exists() else {}
-    added = {each["content"]: each["id"] for each in content.get("added_tokens", [])}
-    special = tuple(each["content"] for each in content.get("added_tokens", []) if each.get("special"))
+    settings = _optional_json(path / "tokenizer_config.json")
+    generation = _optional_json(path / "generation_config.json")
+    try:
+        added = {str(each["content"]): int(each["id"]) for each in content.get("added_tokens", [])}
+        special = tuple(str(each["content"]) for each in content.get("added_tokens", []) if each.get("special"))
+        vocabulary = content["model"]["vocab"]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise CorruptSource(f"{file} is no tokenizer of the tokenizers package") from None
+    ids = {**(vocabulary if isinstance(vocabulary, dict) else {}), **added}
     bos, eos = _token_text(settings.get("bos_token")), _token_text(settings.get("eos_token"))
     stops = generation.get("eos_token_id", config.get("eos_token_id"))
-    ends = {stops} if isinstance(stops, int) else set(stops or ())
-    ends |= {added[eos]} if eos in added else set()
-    template_file = path / "chat_template.jinja"
-    template = template_file.read_text() if template_file.exists() else settings.get("chat_template") or ""
+    ends = {each for each in (stops if isinstance(stops, list) else [stops]) if isinstance(each, int)}
     return TokenizerFiles(
         json=file.read_text(encoding="utf-8"),
-        bos_token_id=added.get(bos, config.get("bos_token_id")),
+        bos_token_id=ids.get(bos, config.get("bos_token_id")),
         bos_token=bos,
-        eos_token_ids=tuple(sorted(ends)),
+        eos_token_ids=tuple(sorted(ends | ({ids[eos]} if eos in ids else set()))),
         eos_token=eos,
         special_tokens=special,
-        chat_template=template if isinstance(template, str) else _default_template(template),
+        chat_template=_chat_template(path / "chat_template.jinja", settings),
     )
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _chat_template(file: Path, settings: dict[str, Any]) -> str:
+    """The file of newer models, else the setting: one text, or several named ones of which ``default`` is taken."""
+    if file.exists():
+        return file.read_text(encoding="utf-8")
+    found = settings.get("chat_template") or ""
+    if isinstance(found, str):
+        return found
+    return next((each["template"] for each in found if each.get("name") == "default"), "")
 
 
 def _token_text(value: object) -> str:
     """A token setting is a string, an object with ``content``, or absent."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) else ""
-
-
-def _default_template(named: list[dict[str, str]]) -> str:
-    """Several named templates: the one called ``default``."""
-    return next((each["template"] for each in named if each.get("name") == "default"), "")
