@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from gateway.access import TokenVerifier
 from gateway.edge import http, problems
-from gateway.edge.middleware import BodyLimit, RequestContext
+from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
 from gateway.generation import Generation
 from gateway.policy import WordPolicy, load_words
 from gateway.settings import Settings
@@ -32,7 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
             timeout_seconds=settings.request_timeout_seconds,
             allow_special_tokens=settings.allow_special_tokens,
         )
-        app.include_router(http.generate_routes(generation, verifier, settings.max_tokens))
+        app.include_router(http.generate_routes(generation, settings.max_tokens))
         app.include_router(http.operation_routes(triton, telemetry))
         try:
             yield
@@ -49,5 +49,6 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="tidegate", lifespan=lifespan, redirect_slashes=False)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Authentication, verifier=verifier)
     app.add_middleware(RequestContext, telemetry=telemetry, max_concurrent_requests=settings.max_concurrent_requests)
     return app

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
-from gateway.access import TokenVerifier
 from gateway.edge.problems import error_body, event_data
 from gateway.edge.schemas import ErrorBody, GenerateAnswer, GenerateBody
 from gateway.errors import ClientClosed, GatewayError, InvalidField
@@ -25,14 +24,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def generate_routes(generation: Generation, verifier: TokenVerifier, max_tokens: int) -> APIRouter:
-    """``/generate`` and ``/generate_stream``."""
+def generate_routes(generation: Generation, max_tokens: int) -> APIRouter:
+    """``/generate`` and ``/generate_stream``, behind :class:`gateway.edge.middleware.Authentication`."""
     router = APIRouter(tags=["generate"])
 
     async def answer(request: Request, body: GenerateBody, stream: bool) -> Response:
         state = request.scope["state"]
-        principal = verifier.authenticate(request.headers.get("authorization"))
-        state["fields"] |= {"tenant": principal.tenant, "stream": stream}
+        principal = state["principal"]
+        state["fields"]["stream"] = stream
         if body.max_tokens > max_tokens:
             raise InvalidField(f"max_tokens: at most {max_tokens} here; ask for fewer", field="max_tokens")
         ask = Ask(state["request_id"], body.prompt(), body.parameters(stream), state["accepted"])

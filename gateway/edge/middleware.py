@@ -1,5 +1,5 @@
-"""Around every request: its id, its log line, its metrics, the limits on size and number. Pure ASGI; a stream's content
-passes untouched."""
+"""Around every request: its id, its log line, its metrics, who asks, the limits on size and number. Pure ASGI; a
+stream's content passes untouched."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.access import TokenVerifier
 from gateway.edge.problems import body_too_large, respond
-from gateway.errors import BodyTooLarge, ClientClosed, InternalError, TooManyRequests
+from gateway.errors import BodyTooLarge, ClientClosed, GatewayError, InternalError, TooManyRequests
 from gateway.telemetry import LOGGER, Telemetry
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -83,6 +84,26 @@ class RequestContext:
                 **state["fields"],
             }
             LOGGER.log(level, "request", extra={"fields": fields})
+
+
+class Authentication:
+    """Learns who asks before a byte of the body is read. The principal stands in the request's state."""
+
+    def __init__(self, app: ASGIApp, verifier: TokenVerifier) -> None:
+        self._app, self._verifier = app, verifier
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["path"] in MEASURED:
+            given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
+            try:
+                principal = self._verifier.authenticate(None if given is None else given.decode("latin-1"))
+            except GatewayError as error:
+                await respond(error, scope, receive, send)
+                return
+            scope["state"]["principal"] = principal
+            scope["state"]["fields"]["tenant"] = principal.tenant
+        await self._app(scope, receive, send)
 
 
 class BodyLimit:

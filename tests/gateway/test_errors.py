@@ -62,6 +62,12 @@ async def test_a_token_that_does_not_hold_is_401(served: Served, token: str, cod
     assert not served.triton.requests
 
 
+async def test_who_asks_is_checked_before_the_body_is_read(served: Served) -> None:
+    """Without a token nothing is said about the body."""
+    async with served.client("") as client:
+        refusal(await client.post("/generate", content=b"{nonsense"), 401, "missing_token")
+
+
 async def test_rs256_takes_its_own_tokens_and_no_hmac_with_the_public_key(tmp_path: Path) -> None:
     """The algorithm is the configuration's: an HS256 token signed with the public key's text is refused."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
