@@ -1,8 +1,8 @@
 """How far the builds are from the reference: ``python -m benchmarks.accuracy``.
 
 fp32: greedy text of 16 prompts against the stored transformers goldens, one after another and 16 at once, through a
-real Triton. int8: perplexity against fp32 on the docstrings of the standard library's modules, which
-chose nothing in this project. The perplexity runs through the serving engine itself, one token a step with the KV cache it serves with.
+real Triton. int8: perplexity against fp32 on the docstrings of the standard library's modules, which chose nothing in
+this project. The perplexity runs through the serving engine itself, one token a step with the KV cache it serves with.
 """
 
 from __future__ import annotations
