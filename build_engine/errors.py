@@ -5,6 +5,8 @@
     │   ├── UnsupportedModel   readable, but outside what this builder can emit; names what would be needed
     │   └── CorruptSource      truncated, missing or misshapen tensors; names file and tensor
     ├── RecipeError            the command line asks for something that does not exist
+    ├── TextError              the calibration or held-out text cannot be used; names file and line
+    ├── AccuracyError          the engine is too far from its reference to be published
     └── PublishError           the repository cannot take the version
 
 Every error carries a message for a person. ``python -m build_engine`` prints it as one line and exits with
@@ -44,3 +46,15 @@ class PublishError(BuildError):
     """The model repository cannot take the version."""
 
     exit_code = 4
+
+
+class TextError(BuildError):
+    """The text for calibration or for the accuracy gate cannot be used."""
+
+    exit_code = 3
+
+
+class AccuracyError(BuildError):
+    """The engine is too far from its reference."""
+
+    exit_code = 5

@@ -1,0 +1,224 @@
+"""The accuracy gate: its numbers are those of the definitions, its refusals name what is wrong."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from build_engine import report, texts
+from build_engine.backend.engine import Row
+from build_engine.errors import AccuracyError, TextError
+from build_engine.source import TokenizerFiles
+from build_engine.verify import GATES, Gate, compare
+
+VOCABULARY = 11
+
+
+class TableEngine:
+    """An engine whose logits behind a sequence are a random table's line, picked by the last two tokens."""
+
+    vocab_size, context_length, max_sequences, max_step_tokens, max_row_tokens = VOCABULARY, 64, 4, 64, 64
+
+    def __init__(self, noise: float) -> None:
+        rng = np.random.default_rng(1)
+        self.table = 3 * rng.standard_normal((VOCABULARY, VOCABULARY, VOCABULARY)).astype(np.float32)
+        self.table += noise * np.random.default_rng(2).standard_normal(self.table.shape).astype(np.float32)
+        self.open_sequences: dict[int, int] = {}
+
+    def open(self, max_tokens: int) -> int | None:
+        number = next(number for number in range(99) if number not in self.open_sequences)
+        self.open_sequences[number] = 0
+        return number
+
+    def close(self, sequence: int) -> None:
+        del self.open_sequences[sequence]
+
+    def step(self, rows: Sequence[Row]) -> Any:
+        lines = []
+        for row in rows:
+            for token in row.tokens:
+                before, self.open_sequences[row.sequence] = self.open_sequences[row.sequence], int(token)
+            lines.append(self.table[before, self.open_sequences[row.sequence]])
+        return np.stack(lines)
+
+    def free_tokens(self) -> int:
+        return 1000
+
+    def total_tokens(self) -> int:
+        return 1000
+
+
+def by_definition(tokens: np.ndarray[Any, Any], wanted: TableEngine, got: TableEngine) -> dict[str, float]:
+    """Perplexity, agreement and divergence, position by position, in plain Python."""
+    losses, divergences, agree = [], [], []
+    for window in tokens:
+        previous = 0
+        for position in range(len(window) - 1):
+            p, q = (np.exp(np.float64(engine.table[previous, window[position]])) for engine in (wanted, got))
+            p, q = p / p.sum(), q / q.sum()
+            losses.append(-np.log(q[window[position + 1]]))
+            divergences.append(float(np.sum(p * np.log(p / q))))
+            agree.append(int(np.argmax(p)) == int(np.argmax(q)))
+            previous = window[position]
+    return {"ppl": float(np.exp(np.mean(losses))), "kl": float(np.mean(divergences)), "top1": float(np.mean(agree))}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 2.0])
+def test_the_numbers_are_those_of_the_definitions(noise: float) -> None:
+    """Windows that do not fill the last batch included."""
+    tokens = np.random.default_rng(3).integers(0, VOCABULARY, (10, 9))
+    reference, candidate = TableEngine(0.0), TableEngine(noise)
+    agreement = compare(reference, candidate, tokens)
+    wanted = by_definition(tokens, reference, candidate)
+    assert agreement.positions == 80
+    assert agreement.perplexity == pytest.approx(wanted["ppl"], rel=1e-6)
+    assert agreement.kl_mean == pytest.approx(wanted["kl"], rel=1e-5, abs=1e-9)
+    assert agreement.top1 == wanted["top1"]
+    assert not reference.open_sequences
+    assert not candidate.open_sequences
+
+
+def test_a_gate_says_what_it_misses() -> None:
+    """Equal engines pass every gate; a noisy one is told each number and its limit."""
+    tokens = np.random.default_rng(3).integers(0, VOCABULARY, (4, 9))
+    same = compare(TableEngine(0.0), TableEngine(0.0), tokens)
+    assert all(not same.failures(gate) for gate in GATES.values())
+    noisy = compare(TableEngine(0.0), TableEngine(2.0), tokens)
+    failures = noisy.failures(Gate(perplexity_ratio=0.001, top1=0.999, kl=1e-6))
+    assert [line.split()[0] for line in failures] == ["perplexity", "top-1", "mean"]
+    assert all("at most" in line or "at least" in line for line in failures)
+
+
+def test_logits_that_are_no_numbers_stop_the_build() -> None:
+    """NaN compares false with every limit; it must not slip through one."""
+    broken = TableEngine(0.0)
+    broken.table[:] = np.nan
+    with pytest.raises(AccuracyError, match="not a number"):
+        compare(TableEngine(0.0), broken, np.zeros((2, 5), np.int64))
+    assert not broken.open_sequences
+
+
+def tokenizer(chat_template: str = "") -> TokenizerFiles:
+    """Words to numbers."""
+    found = Tokenizer(models.WordLevel({"[unk]": 0, **{str(n): n + 1 for n in range(99)}}, unk_token="[unk]"))
+    found.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return TokenizerFiles(found.to_str(), None, "", (), "<end>", (), chat_template)
+
+
+def test_texts_and_conversations_are_read(tmp_path: Path) -> None:
+    """A conversation is rendered by the model's own template; blank lines do not count."""
+    file = tmp_path / "held_out.jsonl"
+    lines = [{"text": "一 two"}, {"messages": [{"role": "user", "content": "hi"}]}]
+    file.write_text("\n\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+    assert texts.read_texts(file, tokenizer(template)) == ["一 two", "<user>hi<end>"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b'{"text": "a"}\nplain words\n', "line 2: not JSON"),
+        (b'["text"]', "line 1: not a JSON object"),
+        (b'{"prompt": "a"}', "line 1: neither text"),
+        (b'{"text": 5}', "line 1: neither text"),
+        (b'{"messages": [{"role": "user", "content": "hi"}]}', "no chat template"),
+        (b"\xff\xfe{", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused_by_line(tmp_path: Path, content: bytes, message: str) -> None:
+    """Never a traceback, never silently fewer texts."""
+    file = tmp_path / "calibration.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(TextError, match=message) as raised:
+        texts.read_texts(file, tokenizer())
+    assert "calibration.jsonl" in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """Named by its path."""
+    with pytest.raises(TextError, match=r"nowhere\.jsonl"):
+        texts.read_texts(tmp_path / "nowhere.jsonl", tokenizer())
+
+
+def test_a_template_cannot_reach_out() -> None:
+    """A model's template is somebody else's code."""
+    nasty = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    with pytest.raises(TextError, match="chat template refuses"):
+        texts._rendered("f, line 1", [], tokenizer(nasty))
+
+
+def test_held_out_text_that_calibration_saw_is_refused() -> None:
+    """Also with other spaces around it."""
+    texts.refuse_overlap(["a", "b"], ["c"])
+    with pytest.raises(TextError, match="text 2 stands in --calibration too"):
+        texts.refuse_overlap(["a", "b"], ["c", " b\n"])
+
+
+def test_windows_are_spread_over_the_text() -> None:
+    """The first and the last tokens take part; too little text is refused with the number that is needed."""
+    numbers = [str(n % 99) for n in range(5000)]
+    found = texts.windows([" ".join(numbers[:2500]), " ".join(numbers[2500:])], tokenizer(), length=100, most=8)
+    assert found.shape == (8, 100)
+    assert found[0, 0] == 1
+    assert found[-1, -1] == 4999 % 99 + 1
+    assert len(texts.windows([" ".join(numbers)], tokenizer(), length=100, most=99)) == 50
+    with pytest.raises(TextError, match="has 3 tokens; at least 1024"):
+        texts.windows(["1 2 3"], tokenizer(), length=100, most=8)
+
+
+class WellFormed(html.parser.HTMLParser):
+    """Counts that every element that was opened is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.seen.add(tag)
+        if tag != "meta":
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.seen.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+
+def test_the_report_is_one_page_that_needs_nothing_else() -> None:
+    """Well-formed, no link out, names escaped, what was kept and why it failed in it."""
+    tokens = np.random.default_rng(3).integers(0, VOCABULARY, (4, 9))
+    agreement = compare(TableEngine(0.0), TableEngine(1.0), tokens)
+    manifest = {
+        "name": "<b>mine</b>", "architecture": "LlamaForCausalLM", "target": "openvino", "precision": "int8",
+        "created": "2026-01-01T00:00:00+00:00", "source": {"name": "model & co"},
+        "files": {"engine/openvino.bin": {"bytes": 7_000_000}, "model.py": {"bytes": 100}},
+        "build_seconds": {"emit": 1.5, "verify": 20.0},
+    }  # fmt: skip
+    attempt = {"what": "int8", "agreement": agreement.as_json(), "failures": agreement.failures(GATES["int8"])}
+    accuracy = {
+        "passed": False,
+        "held_out": {"file": "h.jsonl", "sha256": "ab" * 32, "positions": 32},
+        "attempts": [attempt],
+        "layers": [{"name": "l.0", "error": 0.5, "kept": True}, {"name": "l.1", "error": 0.0, "kept": False}],
+    }
+    page = report.render(manifest, accuracy)
+    parser = WellFormed()
+    parser.feed(page)
+    assert parser.stack == []
+    assert {"table", "svg", "rect"} <= parser.seen
+    assert "b" not in parser.seen - {"body"} or "<b>mine" not in page
+    assert "http" not in page
+    assert "&lt;b&gt;mine" in page
+    assert "model &amp; co" in page
+    assert "at least 0.95" in page
