@@ -45,12 +45,12 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
         if published["input_hash"] == inputs:
             return published
     with clock.stage("source"):
-        source = open_source(recipe.source)
+        source = open_source(recipe.source, recipe.context_length)
     with clock.stage("emit"):
         engine = _engine(recipe, source, files, quiet)
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
         staged = folder / "version"
-        context_length = min(recipe.context_length or source.config.context_length, recipe.kv_cache_tokens)
+        context_length = min(source.config.context_length, recipe.kv_cache_tokens)
         _assemble(staged, engine, source.tokenizer, _engine_facts(source.config, recipe.precision, context_length))
         manifest = _manifest(recipe, source, files, inputs=inputs, clock=clock, staged=staged)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -89,9 +89,9 @@ def source_files(path: Path) -> list[Path]:
     return files
 
 
-def open_source(path: Path) -> Source:
-    """A directory is taken for a Hugging Face model, a file for GGUF."""
-    return open_directory(path) if path.is_dir() else open_gguf(path)
+def open_source(path: Path, context_length: int | None = None) -> Source:
+    """A directory is taken for a Hugging Face model, a file for GGUF; ``context_length`` replaces the model's own."""
+    return open_directory(path, context_length) if path.is_dir() else open_gguf(path, context_length)
 
 
 def _input_hash(recipe: Recipe, files: dict[str, str]) -> str:
