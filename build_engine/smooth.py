@@ -49,8 +49,8 @@ def sites(config: DecoderConfig) -> list[Site]:
 
 
 def scale_of(site: Site, head_dim: int, activation: FloatArray, weight: FloatArray, alpha: float) -> FloatArray:
-    """The scale ``[channels]`` of a site. ``activation`` and ``weight`` ``[channels]`` are the largest magnitudes seen in
-    the activation and in the readers' columns. Query heads that share a v head share its scale."""
+    """The scale ``[channels]`` of a site. ``activation`` and ``weight`` ``[channels]`` are the largest magnitudes in the
+    activation and in the readers' columns. Query heads that share a v head share its scale."""
     activation, weight = (_over_heads(each, head_dim, site.repeats) for each in (activation, weight))
     alive = (activation > 0) & (weight > 0)
     scale = np.ones_like(activation)
@@ -81,7 +81,8 @@ def smoothed(config: DecoderConfig, read: Read, scales: Mapping[str, FloatArray]
 
 def int8_rows(weight: FloatArray) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.int8]], FloatArray]:
     """Symmetric int8 of ``weight [out, in]`` and its scales float32 ``[out]``."""
-    scale = np.maximum(np.abs(weight).max(axis=1) / LEVELS, np.finfo(np.float32).tiny).astype(np.float32)
+    largest: FloatArray = np.abs(weight).max(axis=1)
+    scale = np.maximum(largest / np.float32(LEVELS), np.finfo(np.float32).tiny)
     return np.rint(weight / scale[:, None]).astype(np.int8), scale
 
 
@@ -89,7 +90,7 @@ def output_error(sample: FloatArray, largest: float, weight: FloatArray) -> floa
     """Relative error of ``sample [n, in] @ weight.T`` when both are int8, the sample by one scale ``largest / 127``."""
     exact = sample @ weight.T
     values, scale = int8_rows(weight)
-    step = max(largest, np.finfo(np.float32).tiny) / LEVELS
+    step = max(largest, 1e-30) / LEVELS
     rounded = np.clip(np.rint(sample / step), -LEVELS - 1, LEVELS).astype(np.float32) * np.float32(step)
     error = rounded @ (values.astype(np.float32) * scale[:, None]).T - exact
     return float(np.linalg.norm(error) / max(float(np.linalg.norm(exact)), 1e-30))
