@@ -49,8 +49,8 @@ def sites(config: DecoderConfig) -> list[Site]:
 
 
 def scale_of(site: Site, head_dim: int, activation: FloatArray, weight: FloatArray, alpha: float) -> FloatArray:
-    """The scale ``[channels]`` of a site. ``activation`` and ``weight`` ``[channels]`` are the largest magnitudes in the
-    activation and in the readers' columns. Query heads that share a v head share its scale."""
+    """The scale ``[channels]`` of a site. ``activation`` and ``weight`` ``[channels]`` are the largest magnitudes of
+    the activation and of the readers' columns. Query heads that share a v head share its scale."""
     activation, weight = (_over_heads(each, head_dim, site.repeats) for each in (activation, weight))
     alive = (activation > 0) & (weight > 0)
     scale = np.ones_like(activation)
