@@ -19,15 +19,14 @@ from build_engine import manifest as manifests
 from build_engine import publish
 from build_engine.decoder import DecoderConfig, FloatArray, expected_tensors
 from build_engine.emit_openvino import emit
-from build_engine.errors import SourceError
-from build_engine.recipe import Recipe
+from build_engine.errors import RecipeError, SourceError
+from build_engine.recipe import BLOCK_SIZE, Recipe
 from build_engine.source import Source, TokenizerFiles
 from build_engine.source_gguf import open_gguf
 from build_engine.source_hf import open_directory
 from build_engine.triton_config import config_pbtxt
 
 BACKEND = Path(__file__).parent / "backend"
-BLOCK_SIZE = 32
 
 
 def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -37,7 +36,10 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     clock = Clock()
     hashes = manifests.HashCache(recipe.work_dir / "source-hashes.json")
     with clock.stage("hash"):
-        files = {file.name: hashes.sha256(file) for file in source_files(recipe.source)}
+        try:
+            files = {file.name: hashes.sha256(file) for file in source_files(recipe.source)}
+        except OSError as error:
+            raise SourceError(f"--source or --work-dir: {error.strerror} ({error.filename})") from None
         inputs = _input_hash(recipe, files)
     latest = next(reversed(publish.versions(recipe.repository / recipe.name)), None)
     if latest is not None and not force:
@@ -46,11 +48,11 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
             return published
     with clock.stage("source"):
         source = open_source(recipe.source)
+        context_length = _context_length(recipe, source.config)
     with clock.stage("emit"):
         engine = _engine(recipe, source, files, quiet)
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
         staged = folder / "version"
-        context_length = min(recipe.context_length or source.config.context_length, recipe.kv_cache_tokens)
         _assemble(staged, engine, source.tokenizer, _engine_facts(source.config, recipe.precision, context_length))
         manifest = _manifest(recipe, source, files, inputs=inputs, clock=clock, staged=staged)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -92,6 +94,13 @@ def source_files(path: Path) -> list[Path]:
 def open_source(path: Path) -> Source:
     """A directory is taken for a Hugging Face model, a file for GGUF."""
     return open_directory(path) if path.is_dir() else open_gguf(path)
+
+
+def _context_length(recipe: Recipe, config: DecoderConfig) -> int:
+    """Most tokens of one sequence. Raises :class:`RecipeError` for more than the model has learned."""
+    if recipe.context_length is not None and recipe.context_length > config.context_length:
+        raise RecipeError(f"--context-length {recipe.context_length} is beyond the model's {config.context_length}")
+    return min(recipe.context_length or config.context_length, recipe.kv_cache_tokens)
 
 
 def _input_hash(recipe: Recipe, files: dict[str, str]) -> str:
