@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from build_engine.decoder import DecoderConfig, Llama3RopeScaling
@@ -104,6 +105,6 @@ def _positive(raw: dict[str, Any], field: str, default: int | None = None) -> in
 def _number(raw: dict[str, Any], field: str, default: float | None = None) -> float:
     """A positive number; ``default`` stands for a field that is absent or null."""
     value = default if raw.get(field) is None else raw[field]
-    if type(value) not in (int, float) or not value or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
         raise CorruptSource(f"config.json: {field} must be a positive number, not {value!r}")
     return float(value)

@@ -19,15 +19,14 @@ from build_engine import manifest as manifests
 from build_engine import publish
 from build_engine.decoder import DecoderConfig, FloatArray, expected_tensors
 from build_engine.emit_openvino import emit
-from build_engine.errors import SourceError
-from build_engine.recipe import Recipe
+from build_engine.errors import BuildError, RecipeError, SourceError
+from build_engine.recipe import BLOCK_SIZE, Recipe
 from build_engine.source import Source, TokenizerFiles
 from build_engine.source_gguf import open_gguf
 from build_engine.source_hf import open_directory
 from build_engine.triton_config import config_pbtxt
 
 BACKEND = Path(__file__).parent / "backend"
-BLOCK_SIZE = 32
 
 
 def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -35,22 +34,24 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     Raises :class:`build_engine.errors.BuildError`; then nothing was published."""
     recipe.check()
     clock = Clock()
-    hashes = manifests.HashCache(recipe.work_dir / "source-hashes.json")
     with clock.stage("hash"):
-        files = {file.name: hashes.sha256(file) for file in source_files(recipe.source)}
+        with _refusing(f"cannot read {recipe.source} or write {recipe.work_dir}", SourceError):
+            hashes = manifests.HashCache(recipe.work_dir / "source-hashes.json")
+            files = {file.name: hashes.sha256(file) for file in source_files(recipe.source)}
         inputs = _input_hash(recipe, files)
     latest = next(reversed(publish.versions(recipe.repository / recipe.name)), None)
     if latest is not None and not force:
         published = manifests.read_manifest(latest)
-        if published["input_hash"] == inputs:
+        served = publish.is_served(latest, manifests.sha256_of(latest / manifests.MANIFEST))
+        if published["input_hash"] == inputs and served:
             return published
     with clock.stage("source"):
         source = open_source(recipe.source)
-    with clock.stage("emit"):
+        context_length = _context_length(recipe, source.config)
+    with clock.stage("emit"), _refusing(f"cannot write the engine into {recipe.work_dir}", BuildError):
         engine = _engine(recipe, source, files, quiet)
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
         staged = folder / "version"
-        context_length = min(recipe.context_length or source.config.context_length, recipe.kv_cache_tokens)
         _assemble(staged, engine, source.tokenizer, _engine_facts(source.config, recipe.precision, context_length))
         manifest = _manifest(recipe, source, files, inputs=inputs, clock=clock, staged=staged)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -94,6 +95,13 @@ def open_source(path: Path) -> Source:
     return open_directory(path) if path.is_dir() else open_gguf(path)
 
 
+def _context_length(recipe: Recipe, config: DecoderConfig) -> int:
+    """Most tokens of one sequence. Raises :class:`RecipeError` for more than the model has learned."""
+    if recipe.context_length is not None and recipe.context_length > config.context_length:
+        raise RecipeError(f"--context-length {recipe.context_length} is beyond the model's {config.context_length}")
+    return min(recipe.context_length or config.context_length, recipe.kv_cache_tokens)
+
+
 def _input_hash(recipe: Recipe, files: dict[str, str]) -> str:
     """Everything that decides what is published: sources, recipe, this builder's own code, the tools."""
     code = {str(path.relative_to(BACKEND.parent)): manifests.sha256_of(path) for path in BACKEND.parent.rglob("*.py")}
@@ -110,11 +118,33 @@ def _engine(recipe: Recipe, source: Source, files: dict[str, str], quiet: bool) 
         with _progress(source, quiet) as read:
             model = emit(source.config, read, recipe.precision)
         part = recipe.work_dir / f"{done.name}.{os.getpid()}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        ov.save_model(model, part / "openvino.xml", compress_to_fp16=False)
-        os.rename(part, done)
+        _clear_parts(recipe.work_dir)
+        try:
+            part.mkdir(parents=True)
+            ov.save_model(model, part / "openvino.xml", compress_to_fp16=False)
+            os.rename(part, done)
+        except RuntimeError as error:  # OpenVINO's word for a full disk
+            raise BuildError(f"cannot write the engine into {part}, is the disk full? {error}") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return done
+
+
+def _clear_parts(work_dir: Path) -> None:
+    """Remove what killed builds left behind; a part is named after the process that writes it."""
+    for part in work_dir.glob("openvino-*.part"):
+        process = part.name.split(".")[-2]
+        if process == str(os.getpid()) or not Path(f"/proc/{process}").exists():
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _refusing(what: str, kind: type[BuildError]) -> Iterator[None]:
+    """The system's refusal to read or write, as one of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error}") from error
 
 
 @contextmanager
