@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    names = ("source", "name", "repository", "work_dir", "target", "precision", "context_length")
-    numbers = ("kv_cache_tokens", "step_tokens", "max_sequences", "threads")
+    names = ("source", "name", "repository", "work_dir", "target", "precision", "context_length", "adapter")
+    numbers = ("adapter_base", "kv_cache_tokens", "step_tokens", "max_sequences", "threads")
     recipe = Recipe(**{name: getattr(options, name) for name in (*names, *numbers)})
     print(json.dumps(build(recipe, force=options.force, quiet=options.quiet)))
     return 0
@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("build", help="build and publish a version")
     make.add_argument("--source", type=Path, required=True, help="Hugging Face directory or GGUF file")
+    make.add_argument("--adapter", type=Path, metavar="DIR", help="a PEFT LoRA adapter to merge into the source")
+    make.add_argument("--adapter-base", metavar="NAME", help="the source's name as the adapter's configuration has it")
     make.add_argument("--name", required=True, help="the model's name in Triton")
     make.add_argument("--repository", type=Path, required=True)
     make.add_argument("--target", choices=TARGETS, default="openvino")

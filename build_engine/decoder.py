@@ -15,6 +15,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from build_engine.errors import RecipeError
+
 FloatArray = npt.NDArray[np.float32]
 Tensor = TypeVar("Tensor")
 
@@ -74,7 +76,8 @@ class Linear:
 
 @dataclass(frozen=True)
 class AttentionWeights:
-    """One layer's attention inputs. ``q_norm``/``k_norm`` name RMS gammas ``[head_dim]``, per head, before RoPE."""
+    """One layer's attention inputs. ``q_norm``/``k_norm`` name RMS gammas ``[head_dim]``, the same for every head: an
+    emitter applies its ``rms_norm`` to q and k as ``[..., heads, head_dim]`` after the projection, before RoPE."""
 
     q: Linear
     k: Linear
@@ -90,7 +93,7 @@ class Emitter(Protocol[Tensor]):
         """Rows of ``weight [vocab, hidden]`` picked by the graph's token ids."""
 
     def rms_norm(self, x: Tensor, weight: str) -> Tensor:
-        """``x / sqrt(mean(x^2) + rms_eps) * weight`` over the last axis."""
+        """``x / sqrt(mean(x^2) + rms_eps) * weight`` over the last axis: the features, or ``head_dim`` of each head."""
 
     def linear(self, x: Tensor, projection: Linear) -> Tensor:
         """``x @ weight.T + bias``."""
@@ -110,6 +113,13 @@ class Emitter(Protocol[Tensor]):
 
     def logits(self, x: Tensor, weight: str) -> None:
         """The head ``[vocab, hidden]``; names the graph's output."""
+
+
+def context_within(own: int, asked: int | None) -> int:
+    """The context length to build for. Raises :class:`RecipeError` for more than the model has learned."""
+    if asked is not None and asked > own:
+        raise RecipeError(f"--context-length {asked} is beyond the model's {own}")
+    return asked or own
 
 
 def head_weight(config: DecoderConfig) -> str:

@@ -42,7 +42,8 @@ def as_text(report: dict[str, Any]) -> str:
         f"  model      {report['name']}: {report['architecture']}, {report['decoder']['layers']} layers",
         f"  engine     {report['target']}, {report['precision']}, {report['total_bytes'] / megabyte:.0f} MB",
         f"  serving    {', '.join(f'{key} {value}' for key, value in report['serving'].items())}",
-        f"  source     {report['source']['name']}",
+        f"  source     {report['source']['name']}"
+        + (f" with the adapter {report['adapter']}" if report.get("adapter") else ""),
         *(f"             {name} sha256 {digest[:16]}…" for name, digest in report["source"]["sha256"].items()),
         f"  built      {report['created']} in {sum(seconds.values()):.1f} s, "
         f"at most {report['peak_memory_bytes'] / megabyte:.0f} MB of memory",

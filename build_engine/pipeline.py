@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from build_engine import manifest as manifests
 from build_engine import publish
+from build_engine.adapter import adapter_files, merge
 from build_engine.decoder import DecoderConfig, FloatArray, expected_tensors
 from build_engine.emit_openvino import emit
-from build_engine.errors import BuildError, RecipeError, SourceError
+from build_engine.errors import BuildError, SourceError
 from build_engine.recipe import BLOCK_SIZE, Recipe
 from build_engine.source import Source, TokenizerFiles
 from build_engine.source_gguf import open_gguf
@@ -37,7 +38,7 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     with clock.stage("hash"):
         with _refusing(f"cannot read {recipe.source} or write {recipe.work_dir}", SourceError):
             hashes = manifests.HashCache(recipe.work_dir / "source-hashes.json")
-            files = {file.name: hashes.sha256(file) for file in source_files(recipe.source)}
+            files = {name: hashes.sha256(file) for name, file in input_files(recipe).items()}
         inputs = _input_hash(recipe, files)
     latest = next(reversed(publish.versions(recipe.repository / recipe.name)), None)
     if latest is not None and not force:
@@ -46,8 +47,10 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
         if published["input_hash"] == inputs and served:
             return published
     with clock.stage("source"):
-        source = open_source(recipe.source)
-        context_length = _context_length(recipe, source.config)
+        source = open_source(recipe.source, recipe.context_length)
+        if recipe.adapter is not None:
+            source = merge(source, recipe.adapter, recipe.adapter_base)
+        context_length = min(source.config.context_length, recipe.kv_cache_tokens)
     with clock.stage("emit"), _refusing(f"cannot write the engine into {recipe.work_dir}", BuildError):
         engine = _engine(recipe, source, files, quiet)
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
@@ -77,6 +80,14 @@ class Clock:
             self.seconds[name] = round(time.monotonic() - began, 3)
 
 
+def input_files(recipe: Recipe) -> dict[str, Path]:
+    """The files of source and adapter, by the name that they have in the manifest."""
+    files = {file.name: file for file in source_files(recipe.source)}
+    if recipe.adapter is not None:
+        files |= {f"adapter/{file.name}": file for file in adapter_files(recipe.adapter)}
+    return files
+
+
 def source_files(path: Path) -> list[Path]:
     """The files whose content decides a build. Raises :class:`SourceError` when there is nothing at ``path``."""
     if path.is_file():
@@ -90,16 +101,9 @@ def source_files(path: Path) -> list[Path]:
     return files
 
 
-def open_source(path: Path) -> Source:
-    """A directory is taken for a Hugging Face model, a file for GGUF."""
-    return open_directory(path) if path.is_dir() else open_gguf(path)
-
-
-def _context_length(recipe: Recipe, config: DecoderConfig) -> int:
-    """Most tokens of one sequence. Raises :class:`RecipeError` for more than the model has learned."""
-    if recipe.context_length is not None and recipe.context_length > config.context_length:
-        raise RecipeError(f"--context-length {recipe.context_length} is beyond the model's {config.context_length}")
-    return min(recipe.context_length or config.context_length, recipe.kv_cache_tokens)
+def open_source(path: Path, context_length: int | None = None) -> Source:
+    """A directory is taken for a Hugging Face model, a file for GGUF; ``context_length`` replaces the model's own."""
+    return open_directory(path, context_length) if path.is_dir() else open_gguf(path, context_length)
 
 
 def _input_hash(recipe: Recipe, files: dict[str, str]) -> str:
@@ -111,7 +115,7 @@ def _input_hash(recipe: Recipe, files: dict[str, str]) -> str:
 
 def _engine(recipe: Recipe, source: Source, files: dict[str, str], quiet: bool) -> Path:
     """The emitted graph in the work folder; found again when source, precision and emitter are the same."""
-    code = [manifests.sha256_of(BACKEND.parent / name) for name in ("decoder.py", "emit_openvino.py")]
+    code = [manifests.sha256_of(BACKEND.parent / name) for name in ("decoder.py", "emit_openvino.py", "adapter.py")]
     key = manifests.digest_of([files, recipe.precision, code, ov.__version__])[:16]
     done = recipe.work_dir / f"openvino-{recipe.precision}-{key}"
     if not done.exists():
@@ -225,6 +229,7 @@ def _manifest(
         "schema_version": manifests.SCHEMA_VERSION,
         "name": recipe.name,
         "source": {"name": recipe.source.name, "sha256": files},
+        "adapter": recipe.adapter.name if recipe.adapter else None,
         "input_hash": inputs,
         "architecture": source.config.architecture,
         "decoder": config,

@@ -16,7 +16,8 @@ BLOCK_SIZE = 32  # tokens in a block of the KV cache, which is handed out in who
 @dataclass(frozen=True)
 class Recipe:
     """One build. Token counts are per sequence (``context_length``), over the whole cache (``kv_cache_tokens``) and
-    per engine step (``step_tokens``)."""
+    per engine step (``step_tokens``). ``adapter`` is merged into the source; ``adapter_base`` is the source's name as
+    the adapter knows it."""
 
     source: Path
     name: str
@@ -29,6 +30,8 @@ class Recipe:
     step_tokens: int = 128
     max_sequences: int = 64
     threads: int = 0
+    adapter: Path | None = None
+    adapter_base: str | None = None
 
     def check(self) -> None:
         """Raise :class:`RecipeError` naming the first argument that makes no sense."""
@@ -42,6 +45,8 @@ class Recipe:
                 raise RecipeError(f"--{field.replace('_', '-')} must be at least {limit}")
         if self.threads < 0 or (self.context_length is not None and self.context_length < 1):
             raise RecipeError("--threads must not be negative and --context-length at least 1")
+        if self.adapter_base and self.adapter is None:
+            raise RecipeError("--adapter-base names the base model of an --adapter, but there is none")
 
     def serving(self) -> dict[str, int]:
         """The numbers that the backend reads from ``config.pbtxt``."""

@@ -1,12 +1,13 @@
 """A GGUF file (llama.cpp's format): one file with configuration, tensors, tokenizer and chat template.
 
 Tensors are dequantised one at a time by the ``gguf`` package. llama.cpp stores the q and k rows of the llama
-architecture with the two halves of each head interleaved; that is undone here.
+architecture (Mistral included) with the two halves of each head interleaved; that is undone here.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from typing import Any
 import gguf
 import numpy as np
 
-from build_engine.decoder import DecoderConfig, FloatArray
+from build_engine.decoder import DecoderConfig, FloatArray, context_within
 from build_engine.errors import CorruptSource, UnsupportedModel
 from build_engine.gguf_header import check_header
 from build_engine.gguf_tokenizer import tokenizer_files
 from build_engine.source import Source, check
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 GLOBAL_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -32,6 +33,8 @@ LAYER_NAMES = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
@@ -39,8 +42,8 @@ LAYER_NAMES = {
 }
 
 
-def open_gguf(path: Path) -> Source:
-    """Open and check a GGUF file. Raises :class:`SourceError` and its kin."""
+def open_gguf(path: Path, context_length: int | None = None) -> Source:
+    """Open and check a GGUF file; ``context_length`` replaces the model's own. Raises :class:`SourceError`."""
     check_header(path)
     try:
         reader = gguf.GGUFReader(path)
@@ -58,6 +61,13 @@ def open_gguf(path: Path) -> Source:
     if "model.embed_tokens.weight" not in shapes:
         raise CorruptSource(f"{path}: tensor token_embd.weight is missing")
     config = _config(path, fields, architecture, shapes)
+    config = replace(config, context_length=context_within(config.context_length, context_length))
+    window = fields.get(f"{architecture}.attention.sliding_window")
+    if window and window < config.context_length:
+        raise UnsupportedModel(
+            f"{path}: a sliding window of {window} in a context of {config.context_length} tokens; it would need a "
+            f"windowed attention operator, or a build with --context-length {window} or less"
+        )
     read = partial(_read, path, tensors, config)
     return check(Source(path, dict.fromkeys(shapes, path), config, tokenizer_files(path, fields), shapes, read))
 
@@ -116,6 +126,7 @@ def _config(path: Path, fields: dict[str, Any], architecture: str, shapes: dict[
         tie_embeddings="lm_head.weight" not in shapes,
         rope_theta=number("rope.freq_base", 10000.0),
         qkv_bias=architecture == "qwen2",
+        qk_norm=architecture == "qwen3",
     )
 
 

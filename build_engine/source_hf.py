@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,10 @@ class StoredTensor:
     begin: int
 
 
-def open_directory(path: Path) -> Source:
-    """Open and check a model directory. Raises :class:`SourceError` and its kin."""
+def open_directory(path: Path, context_length: int | None = None) -> Source:
+    """Open and check a model directory; ``context_length`` replaces the model's own. Raises :class:`SourceError`."""
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        raise UnsupportedModel(f"{path} is a LoRA adapter; merge it into its base model and save the result")
+        raise UnsupportedModel(f"{path} is a LoRA adapter; give its base model as --source and this as --adapter")
     raw_config = read_json(path / "config.json")
     tensors = _tensors(path)
     # Without the setting, a model that brings no head is tied; with `false` the head is missing.
@@ -46,10 +45,10 @@ def open_directory(path: Path) -> Source:
     source = Source(
         path=path,
         origins={name: tensor.file for name, tensor in tensors.items()},
-        config=decoder_config(raw_config, tie_embeddings=tied),
-        tokenizer=_tokenizer(path, raw_config),
+        config=decoder_config(raw_config, tie_embeddings=tied, context_length=context_length),
+        tokenizer=tokenizer_files(path, raw_config),
         shapes={name: tensor.shape for name, tensor in tensors.items()},
-        read=partial(_read, tensors),
+        read=lambda name: read_tensor(tensors[name]),
     )
     return check(source)
 
@@ -112,8 +111,8 @@ def _refuse_overlaps(file: Path, tensors: dict[str, StoredTensor]) -> None:
             raise CorruptSource(f"{file}: tensors {before} and {name} overlap")
 
 
-def _read(tensors: dict[str, StoredTensor], name: str) -> FloatArray:
-    tensor = tensors[name]
+def read_tensor(tensor: StoredTensor) -> FloatArray:
+    """Its values, widened to float32, in memory of their own."""
     kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.dtype]
     mapped = np.memmap(tensor.file, kind, "r", tensor.begin, tensor.shape)
     if tensor.dtype == "BF16":
@@ -155,7 +154,8 @@ def _sharded(path: Path, index: Path) -> dict[str, StoredTensor]:
     return {name: headers[shard][name] for name, shard in shards.items()}
 
 
-def _tokenizer(path: Path, config: dict[str, Any]) -> TokenizerFiles:
+def tokenizer_files(path: Path, config: dict[str, Any]) -> TokenizerFiles:
+    """The tokenizer in ``path``; ``config`` supplies the special ids that its own files leave open."""
     file = path / "tokenizer.json"
     if not file.exists():
         raise SourceError(f"{file} does not exist; save the tokenizer as a fast one (tokenizer.json)")

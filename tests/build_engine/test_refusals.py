@@ -54,7 +54,8 @@ def test_sliding_windows_of_qwen2_count_only_when_switched_on(tmp_path: Path) ->
     """Qwen2 ships a window that it does not use."""
     assert open_source(write_directory(tmp_path / "off", QWEN2, sliding_window=32, use_sliding_window=False))
     with pytest.raises(UnsupportedModel, match="sliding_window"):
-        open_source(write_directory(tmp_path / "on", QWEN2, sliding_window=32, use_sliding_window=True))
+        settings = {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 0}
+        open_source(write_directory(tmp_path / "on", QWEN2, **settings))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_an_adapter_is_refused(tmp_path: Path) -> None:
     """LoRA weights alone are no model; the message says what to do."""
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(UnsupportedModel, match="merge it into its base model"):
+    with pytest.raises(UnsupportedModel, match="give its base model as --source"):
         open_source(tmp_path)
 
 
