@@ -53,8 +53,8 @@ def test_a_model_of_another_kind_is_refused_by_its_field(tmp_path: Path, changes
 def test_sliding_windows_of_qwen2_count_only_when_switched_on(tmp_path: Path) -> None:
     """Qwen2 ships a window that it does not use."""
     assert open_source(write_directory(tmp_path / "off", QWEN2, sliding_window=32, use_sliding_window=False))
+    settings = {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 0}
     with pytest.raises(UnsupportedModel, match="sliding_window"):
-        settings = {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 0}
         open_source(write_directory(tmp_path / "on", QWEN2, **settings))
 
 
