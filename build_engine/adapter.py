@@ -27,7 +27,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "
 PREFIX = "base_model.model."
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 LORA = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?(embedding)|\.weight)")
-WHOLE = re.compile(r"(?P<module>.+?)(?P<base>\.base_layer)?\.(?P<kind>weight|bias)")
+WHOLE = re.compile(r"(?P<module>.+?)(?:\.base_layer)?\.(?P<kind>weight|bias)")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from build_engine.errors import RecipeError
+
 FloatArray = npt.NDArray[np.float32]
 Tensor = TypeVar("Tensor")
 
@@ -111,6 +113,13 @@ class Emitter(Protocol[Tensor]):
 
     def logits(self, x: Tensor, weight: str) -> None:
         """The head ``[vocab, hidden]``; names the graph's output."""
+
+
+def context_within(own: int, asked: int | None) -> int:
+    """The context length to build for. Raises :class:`RecipeError` for more than the model has learned."""
+    if asked is not None and asked > own:
+        raise RecipeError(f"--context-length {asked} is beyond the model's {own}")
+    return asked or own
 
 
 def head_weight(config: DecoderConfig) -> str:

@@ -7,10 +7,10 @@ describing it. The rules known here are those of the models' own tokenizers, und
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from build_engine.errors import CorruptSource, UnsupportedModel
@@ -24,25 +24,26 @@ LLAMA3_SPLIT = (
 QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
-def tokenizer_files(path: Path, reader: gguf.GGUFReader) -> TokenizerFiles:
-    """Read the tokenizer of the file at ``path``. Raises :class:`UnsupportedModel` naming a kind or a splitting rule
-    that is unknown, :class:`CorruptSource` naming metadata that is missing or contradicts itself."""
+def tokenizer_files(path: Path, metadata: Mapping[str, Any]) -> TokenizerFiles:
+    """The tokenizer in the ``metadata`` of the file at ``path``. Raises :class:`UnsupportedModel` naming a kind or a
+    splitting rule that is unknown, :class:`CorruptSource` naming metadata that is missing or contradicts itself."""
     fields = {
-        name.removeprefix("tokenizer."): field.contents()
-        for name, field in reader.fields.items()
-        if name.startswith("tokenizer.")
+        name.removeprefix("tokenizer."): value for name, value in metadata.items() if name.startswith("tokenizer.")
     }
     if fields.get("ggml.model") != "gpt2":
         kind = fields.get("ggml.model", "(none)")
         raise UnsupportedModel(f"{path}: tokenizer model {kind}; only byte-level BPE (gpt2) can be read")
-    for name in ("ggml.tokens", "ggml.token_type", "ggml.merges"):
-        if not isinstance(fields.get(name), list):
-            raise CorruptSource(f"{path}: metadata tokenizer.{name} is missing")
+    for name, kind in (("ggml.tokens", str), ("ggml.token_type", int), ("ggml.merges", str)):
+        values = fields.get(name)
+        if not isinstance(values, list) or not all(type(value) is kind for value in values):
+            raise CorruptSource(f"{path}: metadata tokenizer.{name} is missing, or no list of {kind.__name__}")
+    if not isinstance(fields.get("chat_template", ""), str):
+        raise CorruptSource(f"{path}: metadata tokenizer.chat_template is no text")
     tokens: list[str] = fields["ggml.tokens"]
     for name in ("bos", "eos", "eot", "eom"):
         number = fields.get(f"ggml.{name}_token_id")
-        if number is not None and not 0 <= number < len(tokens):
-            raise CorruptSource(f"{path}: tokenizer.ggml.{name}_token_id {number} is not in the vocabulary")
+        if number is not None and (type(number) is not int or not 0 <= number < len(tokens)):
+            raise CorruptSource(f"{path}: tokenizer.ggml.{name}_token_id {number!r} is not in the vocabulary")
     bos, eos = fields.get("ggml.bos_token_id"), fields.get("ggml.eos_token_id")
     found = (fields.get(f"ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
     ends = {int(number) for number in found if number is not None}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-from build_engine.decoder import DecoderConfig, Llama3RopeScaling
+from build_engine.decoder import DecoderConfig, Llama3RopeScaling, context_within
 from build_engine.errors import CorruptSource, UnsupportedModel
 
 # What transformers assumes for a field that config.json leaves out, where it is not derived from other fields.
@@ -43,11 +44,11 @@ REFUSED_UNLESS_ONE = {
 
 
 def decoder_config(raw: dict[str, Any], *, tie_embeddings: bool, context_length: int | None = None) -> DecoderConfig:
-    """The decoder's shape; ``context_length`` replaces the model's own. Raises :class:`UnsupportedModel` naming the
-    field, :class:`CorruptSource` when one lacks."""
+    """The decoder's shape; a ``context_length`` replaces the model's own longer one. Raises :class:`UnsupportedModel`
+    naming the field, :class:`CorruptSource` when one lacks."""
     architecture = _architecture(raw)
     raw = ARCHITECTURES[architecture] | raw
-    context = context_length or _positive(raw, "max_position_embeddings")
+    context = context_within(_positive(raw, "max_position_embeddings"), context_length)
     _refuse_unsupported(raw, architecture)
     _refuse_window(raw, context)
     heads, hidden = _positive(raw, "num_attention_heads"), _positive(raw, "hidden_size")
@@ -157,6 +158,6 @@ def _positive(raw: dict[str, Any], field: str, default: int | None = None) -> in
 def _number(raw: dict[str, Any], field: str, default: float | None = None) -> float:
     """A positive number; ``default`` stands for a field that is absent or null."""
     value = default if raw.get(field) is None else raw[field]
-    if type(value) not in (int, float) or not value or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
         raise CorruptSource(f"config.json: {field} must be a positive number, not {value!r}")
     return float(value)

@@ -7,7 +7,7 @@ from typing import Any
 
 from build_engine import manifest as manifests
 from build_engine.errors import SourceError
-from build_engine.publish import versions
+from build_engine.publish import is_served, versions
 
 
 def find_versions(path: Path) -> list[Path]:
@@ -24,7 +24,13 @@ def find_versions(path: Path) -> list[Path]:
 def inspect(version: Path) -> dict[str, Any]:
     """The manifest, with ``path`` and ``problems`` (one line for each file that differs) added."""
     manifest = manifests.read_manifest(version)
-    return {"path": str(version), **manifest, "problems": manifests.differences(version, manifest)}
+    path = str(version)
+    problems = manifests.differences(version, manifest)
+    version = version.resolve()
+    newest = versions(version.parent)[-1:] == [version]
+    if newest and not is_served(version, manifests.sha256_of(version / manifests.MANIFEST)):
+        problems.append("config.pbtxt belongs to another version, or the manifest was changed; build again to repair")
+    return {"path": path, **manifest, "problems": problems}
 
 
 def as_text(report: dict[str, Any]) -> str:

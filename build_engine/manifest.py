@@ -13,6 +13,23 @@ from build_engine.errors import CorruptSource
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+KEYS = {
+    "schema_version": int,
+    "name": str,
+    "source": dict,
+    "input_hash": str,
+    "architecture": str,
+    "decoder": dict,
+    "target": str,
+    "precision": str,
+    "serving": dict,
+    "files": dict,
+    "total_bytes": int,
+    "toolchain": dict,
+    "build_seconds": dict,
+    "peak_memory_bytes": int,
+    "created": str,
+}
 TOOLS = ("tidegate", "openvino", "numpy", "tokenizers", "gguf", "tritonclient")
 
 
@@ -31,9 +48,10 @@ class HashCache:
     def __init__(self, file: Path) -> None:
         self._file = file
         try:
-            self._known: dict[str, str] = json.loads(file.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            self._known = {}
+            known = json.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            known = {}
+        self._known: dict[str, str] = known if isinstance(known, dict) else {}
 
     def sha256(self, path: Path) -> str:
         """The hash, computed only when the file's size or time has changed."""
@@ -83,8 +101,11 @@ def read_manifest(version: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((version / MANIFEST).read_text())
     except FileNotFoundError:
         raise CorruptSource(f"{version} has no {MANIFEST}; it was not published by this builder") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise CorruptSource(f"{version / MANIFEST} is not JSON: {error}") from None
+    kinds = {name: type(manifest.get(name)) for name in KEYS} if isinstance(manifest, dict) else {}
+    if kinds != KEYS or not all(isinstance(entry, dict) for entry in manifest["files"].values()):
+        raise CorruptSource(f"{version / MANIFEST} is no manifest of this builder")
     return manifest
 
 

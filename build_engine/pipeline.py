@@ -20,15 +20,14 @@ from build_engine import publish
 from build_engine.adapter import adapter_files, merge
 from build_engine.decoder import DecoderConfig, FloatArray, expected_tensors
 from build_engine.emit_openvino import emit
-from build_engine.errors import SourceError
-from build_engine.recipe import Recipe
+from build_engine.errors import BuildError, SourceError
+from build_engine.recipe import BLOCK_SIZE, Recipe
 from build_engine.source import Source, TokenizerFiles
 from build_engine.source_gguf import open_gguf
 from build_engine.source_hf import open_directory
 from build_engine.triton_config import config_pbtxt
 
 BACKEND = Path(__file__).parent / "backend"
-BLOCK_SIZE = 32
 
 
 def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -36,24 +35,26 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     Raises :class:`build_engine.errors.BuildError`; then nothing was published."""
     recipe.check()
     clock = Clock()
-    hashes = manifests.HashCache(recipe.work_dir / "source-hashes.json")
     with clock.stage("hash"):
-        files = {name: hashes.sha256(file) for name, file in input_files(recipe).items()}
+        with _refusing(f"cannot read {recipe.source} or write {recipe.work_dir}", SourceError):
+            hashes = manifests.HashCache(recipe.work_dir / "source-hashes.json")
+            files = {name: hashes.sha256(file) for name, file in input_files(recipe).items()}
         inputs = _input_hash(recipe, files)
     latest = next(reversed(publish.versions(recipe.repository / recipe.name)), None)
     if latest is not None and not force:
         published = manifests.read_manifest(latest)
-        if published["input_hash"] == inputs:
+        served = publish.is_served(latest, manifests.sha256_of(latest / manifests.MANIFEST))
+        if published["input_hash"] == inputs and served:
             return published
     with clock.stage("source"):
         source = open_source(recipe.source, recipe.context_length)
         if recipe.adapter is not None:
             source = merge(source, recipe.adapter, recipe.adapter_base)
-    with clock.stage("emit"):
+        context_length = min(source.config.context_length, recipe.kv_cache_tokens)
+    with clock.stage("emit"), _refusing(f"cannot write the engine into {recipe.work_dir}", BuildError):
         engine = _engine(recipe, source, files, quiet)
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
         staged = folder / "version"
-        context_length = min(source.config.context_length, recipe.kv_cache_tokens)
         _assemble(staged, engine, source.tokenizer, _engine_facts(source.config, recipe.precision, context_length))
         manifest = _manifest(recipe, source, files, inputs=inputs, clock=clock, staged=staged)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -121,11 +122,33 @@ def _engine(recipe: Recipe, source: Source, files: dict[str, str], quiet: bool) 
         with _progress(source, quiet) as read:
             model = emit(source.config, read, recipe.precision)
         part = recipe.work_dir / f"{done.name}.{os.getpid()}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        ov.save_model(model, part / "openvino.xml", compress_to_fp16=False)
-        os.rename(part, done)
+        _clear_parts(recipe.work_dir)
+        try:
+            part.mkdir(parents=True)
+            ov.save_model(model, part / "openvino.xml", compress_to_fp16=False)
+            os.rename(part, done)
+        except RuntimeError as error:  # OpenVINO's word for a full disk
+            raise BuildError(f"cannot write the engine into {part}, is the disk full? {error}") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return done
+
+
+def _clear_parts(work_dir: Path) -> None:
+    """Remove what killed builds left behind; a part is named after the process that writes it."""
+    for part in work_dir.glob("openvino-*.part"):
+        process = part.name.split(".")[-2]
+        if process == str(os.getpid()) or not Path(f"/proc/{process}").exists():
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _refusing(what: str, kind: type[BuildError]) -> Iterator[None]:
+    """The system's refusal to read or write, as one of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error}") from error
 
 
 @contextmanager

@@ -23,27 +23,31 @@ def versions(model: Path) -> list[Path]:
     if not model.is_dir():
         return []
     found = [
-        path for path in model.iterdir() if path.is_dir() and path.name.isdigit() and not path.name.startswith("0")
+        path
+        for path in model.iterdir()
+        if path.is_dir() and path.name.isascii() and path.name.isdigit() and not path.name.startswith("0")
     ]
     return sorted(found, key=lambda path: int(path.name))
 
 
 @contextlib.contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """An empty folder beside ``repository`` on the same file system, removed in the end."""
-    repository.mkdir(parents=True, exist_ok=True)
+    """An empty folder beside ``repository`` on the same file system, removed in the end. Raises
+    :class:`PublishError`."""
     parent = repository.resolve().parent
-    for left in parent.glob(f"{STAGING_PREFIX}*"):
-        if not Path(f"/proc/{left.name.removeprefix(STAGING_PREFIX)}").exists():
-            shutil.rmtree(left, ignore_errors=True)
     folder = parent / f"{STAGING_PREFIX}{os.getpid()}"
     try:
+        repository.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(f"{STAGING_PREFIX}*"):
+            # In a container every build may have the same process id: a folder of ours is a dead one's.
+            if left == folder or not Path(f"/proc/{left.name.removeprefix(STAGING_PREFIX)}").exists():
+                shutil.rmtree(left, ignore_errors=True)
         folder.mkdir()
         if folder.stat().st_dev != repository.stat().st_dev:
             raise PublishError(f"{repository} is a mount of its own: give a folder inside it as the repository")
         yield folder
     except OSError as error:
-        raise PublishError(f"cannot write beside {repository}: {error.strerror} ({error.filename})") from error
+        raise PublishError(f"cannot write beside {repository}: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -69,6 +73,15 @@ def publish(staged_version: Path, config_pbtxt: str, model: Path) -> Path:
         os.replace(config, model / "config.pbtxt")
         _sync(model)
     return model / str(number)
+
+
+def is_served(version: Path, manifest_sha256: str) -> bool:
+    """Whether the model's ``config.pbtxt`` is the one that came with ``version``. It is not when a build was killed
+    between the two."""
+    try:
+        return manifest_sha256 in (version.parent / "config.pbtxt").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from build_engine.errors import RecipeError
 MODEL_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 TARGETS = ("openvino",)
 PRECISIONS = ("int8", "fp32")
+BLOCK_SIZE = 32  # tokens in a block of the KV cache, which is handed out in whole ones
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Recipe:
             raise RecipeError(f"--name {self.name!r}: letters, digits, '_', '-' and '.', not starting with '.'")
         if self.target not in TARGETS or self.precision not in PRECISIONS:
             raise RecipeError(f"--target {self.target} --precision {self.precision} cannot be built")
-        for field in ("kv_cache_tokens", "step_tokens", "max_sequences"):
-            if getattr(self, field) < 1:
-                raise RecipeError(f"--{field.replace('_', '-')} must be at least 1")
+        least = {"kv_cache_tokens": BLOCK_SIZE, "step_tokens": 1, "max_sequences": 1}
+        for field, limit in least.items():
+            if getattr(self, field) < limit:
+                raise RecipeError(f"--{field.replace('_', '-')} must be at least {limit}")
         if self.threads < 0 or (self.context_length is not None and self.context_length < 1):
             raise RecipeError("--threads must not be negative and --context-length at least 1")
         if self.adapter_base and self.adapter is None:

@@ -87,13 +87,15 @@ def int8_rows(weight: FloatArray) -> tuple[np.ndarray[tuple[int, int], np.dtype[
 
 
 def output_error(sample: FloatArray, largest: float, weight: FloatArray) -> float:
-    """Relative error of ``sample [n, in] @ weight.T`` when both are int8, the sample by one scale ``largest / 127``."""
+    """How wrong ``sample [n, in] @ weight.T`` becomes when both are int8, the sample by one scale, ``largest / 127``:
+    the relative error of each line, averaged. A line is a token; one token's outlier must not hide the others."""
     exact = sample @ weight.T
     values, scale = int8_rows(weight)
-    step = max(largest, 1e-30) / LEVELS
-    rounded = np.clip(np.rint(sample / step), -LEVELS - 1, LEVELS).astype(np.float32) * np.float32(step)
-    error = rounded @ (values.astype(np.float32) * scale[:, None]).T - exact
-    return float(np.linalg.norm(error) / max(float(np.linalg.norm(exact)), 1e-30))
+    step = np.float32(max(largest, 1e-30) / LEVELS)
+    rounded = np.clip(np.rint(sample / step), -LEVELS - 1, LEVELS) * step
+    error = rounded @ (values * scale[:, None]).T - exact
+    norms = np.maximum(np.linalg.norm(exact, axis=1), 1e-30)
+    return float(np.mean(np.linalg.norm(error, axis=1) / norms))
 
 
 def _over_heads(values: FloatArray, head_dim: int, repeats: int) -> FloatArray:

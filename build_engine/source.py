@@ -61,6 +61,8 @@ def check(source: Source) -> Source:
 
 
 def _check_tensors(source: Source) -> None:
+    if source.config.layers > len(source.shapes):  # before anything is made for each layer
+        raise CorruptSource(f"{source.path}: {source.config.layers} layers, but {len(source.shapes)} tensors")
     expected = expected_tensors(source.config)
     for name in sorted(source.shapes.keys() - expected.keys()):
         if name == "lm_head.bias" or (name.startswith("model.layers.") and name.endswith((".weight", ".bias"))):
@@ -84,6 +86,8 @@ def _check_tokenizer(source: Source) -> None:
         tokenizer = Tokenizer.from_str(source.tokenizer.json)
     except Exception as error:  # noqa: BLE001 - the package raises nothing narrower
         raise CorruptSource(f"{source.path}: its tokenizer cannot be loaded: {error}") from None
+    if type(source.tokenizer.bos_token_id) not in (int, type(None)):
+        raise CorruptSource(f"{source.path}: bos_token_id {source.tokenizer.bos_token_id!r} is no token id")
     rows = source.config.vocab_size
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
     if beyond:

@@ -6,6 +6,7 @@ architecture (Mistral included) with the two halves of each head interleaved; th
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import gguf
 import numpy as np
 
-from build_engine.decoder import DecoderConfig, FloatArray
+from build_engine.decoder import DecoderConfig, FloatArray, context_within
 from build_engine.errors import CorruptSource, UnsupportedModel
+from build_engine.gguf_header import check_header
 from build_engine.gguf_tokenizer import tokenizer_files
 from build_engine.source import Source, check
 
@@ -42,11 +44,12 @@ LAYER_NAMES = {
 
 def open_gguf(path: Path, context_length: int | None = None) -> Source:
     """Open and check a GGUF file; ``context_length`` replaces the model's own. Raises :class:`SourceError`."""
+    check_header(path)
     try:
         reader = gguf.GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
         raise CorruptSource(f"{path} is not a readable GGUF file, or it is truncated: {error}") from None
-    fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
     architecture = str(fields.get("general.architecture"))
     if architecture not in ARCHITECTURES:
         raise UnsupportedModel(
@@ -58,7 +61,7 @@ def open_gguf(path: Path, context_length: int | None = None) -> Source:
     if "model.embed_tokens.weight" not in shapes:
         raise CorruptSource(f"{path}: tensor token_embd.weight is missing")
     config = _config(path, fields, architecture, shapes)
-    config = replace(config, context_length=context_length or config.context_length)
+    config = replace(config, context_length=context_within(config.context_length, context_length))
     window = fields.get(f"{architecture}.attention.sliding_window")
     if window and window < config.context_length:
         raise UnsupportedModel(
@@ -66,7 +69,7 @@ def open_gguf(path: Path, context_length: int | None = None) -> Source:
             f"windowed attention operator, or a build with --context-length {window} or less"
         )
     read = partial(_read, path, tensors, config)
-    return check(Source(path, dict.fromkeys(shapes, path), config, tokenizer_files(path, reader), shapes, read))
+    return check(Source(path, dict.fromkeys(shapes, path), config, tokenizer_files(path, fields), shapes, read))
 
 
 def _hf_name(name: str) -> str:
@@ -79,10 +82,17 @@ def _hf_name(name: str) -> str:
 
 
 def _config(path: Path, fields: dict[str, Any], architecture: str, shapes: dict[str, tuple[int, ...]]) -> DecoderConfig:
-    def field(name: str) -> Any:
-        if f"{architecture}.{name}" not in fields:
-            raise CorruptSource(f"{path}: metadata {architecture}.{name} is missing")
-        return fields[f"{architecture}.{name}"]
+    def count(name: str, default: int | None = None) -> int:
+        value = fields.get(f"{architecture}.{name}", default)
+        if type(value) is not int or value < 1:
+            raise CorruptSource(f"{path}: metadata {architecture}.{name} must be a positive integer, not {value!r}")
+        return value
+
+    def number(name: str, default: float | None = None) -> float:
+        value = fields.get(f"{architecture}.{name}", default)
+        if type(value) is not float or not 0 < value < math.inf:
+            raise CorruptSource(f"{path}: metadata {architecture}.{name} must be a positive number, not {value!r}")
+        return value
 
     if fields.get(f"{architecture}.expert_count"):
         raise UnsupportedModel(f"{path}: a mixture of experts; it would need a routing operator")
@@ -93,26 +103,28 @@ def _config(path: Path, fields: dict[str, Any], architecture: str, shapes: dict[
         raise UnsupportedModel(
             f"{path}: rope_freqs (llama3 scaling) in a GGUF file; build from the safetensors instead"
         )
-    heads, kv_heads = field("attention.head_count"), fields.get(f"{architecture}.attention.head_count_kv")
-    if isinstance(heads, list) or isinstance(kv_heads, list):
+    head_counts = [fields.get(f"{architecture}.attention.head_count{each}") for each in ("", "_kv")]
+    if any(isinstance(each, list) for each in head_counts):
         raise UnsupportedModel(f"{path}: head counts that differ by layer; the decoder description has one for all")
-    heads, hidden = int(heads), int(field("embedding_length"))
-    kv_heads = int(kv_heads or heads)
-    if heads < 1 or heads % kv_heads or hidden % heads:
-        raise CorruptSource(f"{path}: {heads} heads, {kv_heads} kv heads and a width of {hidden} do not fit together")
+    heads, hidden = count("attention.head_count"), count("embedding_length")
+    kv_heads, head_dim = count("attention.head_count_kv", heads), count("attention.key_length", hidden // heads)
+    if heads % kv_heads or hidden % heads or head_dim % 2:
+        raise CorruptSource(
+            f"{path}: {heads} heads, {kv_heads} kv heads of {head_dim} and a width of {hidden} do not fit"
+        )
     return DecoderConfig(
         architecture=ARCHITECTURES[architecture],
         vocab_size=shapes["model.embed_tokens.weight"][0],
         hidden_size=hidden,
-        intermediate_size=int(field("feed_forward_length")),
-        layers=int(field("block_count")),
+        intermediate_size=count("feed_forward_length"),
+        layers=count("block_count"),
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=int(fields.get(f"{architecture}.attention.key_length", hidden // heads)),
-        rms_eps=float(field("attention.layer_norm_rms_epsilon")),
-        context_length=int(field("context_length")),
+        head_dim=head_dim,
+        rms_eps=number("attention.layer_norm_rms_epsilon"),
+        context_length=count("context_length"),
         tie_embeddings="lm_head.weight" not in shapes,
-        rope_theta=float(fields.get(f"{architecture}.rope.freq_base", 10000.0)),
+        rope_theta=number("rope.freq_base", 10000.0),
         qkv_bias=architecture == "qwen2",
         qk_norm=architecture == "qwen3",
     )

@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SourceError(f"{path} does not exist; a Hugging Face directory has one") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptSource(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise CorruptSource(f"{path} holds no JSON object")
@@ -78,7 +78,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             raise CorruptSource(f"{file} is truncated: its header does not fit into {size} bytes")
         try:
             header = json.loads(stream.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 5000 digits, nested too deep
             raise CorruptSource(f"{file} has no readable safetensors header: {error}") from None
     if not isinstance(header, dict):
         raise CorruptSource(f"{file} has no readable safetensors header: it is no JSON object")
@@ -190,11 +190,16 @@ def _optional_json(path: Path) -> dict[str, Any]:
 def _chat_template(file: Path, settings: dict[str, Any]) -> str:
     """The file of newer models, else the setting: one text, or several named ones of which ``default`` is taken."""
     if file.exists():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise CorruptSource(f"{file}: the chat_template is not UTF-8: {error}") from None
     found = settings.get("chat_template") or ""
-    if isinstance(found, str):
-        return found
-    return next((each["template"] for each in found if each.get("name") == "default"), "")
+    if isinstance(found, list) and all(isinstance(each, dict) for each in found):
+        found = next((each.get("template") for each in found if each.get("name") == "default"), "")
+    if not isinstance(found, str):
+        raise CorruptSource(f"{file.parent}: chat_template is neither a text nor a list of named ones")
+    return found
 
 
 def _token_text(value: object) -> str:

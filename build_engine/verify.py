@@ -126,7 +126,7 @@ class _Tally:
 
     def add(self, wanted: Logits, got: Logits, following: TokenIds) -> None:
         """One step: logits ``[n, vocab]`` of both, and the tokens ``[n]`` that really follow."""
-        reference, candidate = _log_softmax(wanted), _log_softmax(got)
+        reference, candidate = log_softmax(wanted), log_softmax(got)
         if not np.isfinite(candidate).all():
             raise AccuracyError("the engine's logits are infinite or not a number")
         rows = np.arange(len(following))
@@ -151,7 +151,8 @@ class _Tally:
         )
 
 
-def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    """Log-probabilities ``[n, vocab]`` of ``logits [n, vocab]``."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result

@@ -1,4 +1,4 @@
-"""``python -m gateway serve|token``."""
+"""``python -m gateway serve|token|settings``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from gateway.access import mint
 from gateway.app import create_app
 from gateway.policy import PolicyError
+from gateway.reference import settings_table
 from gateway.settings import Settings
 from gateway.telemetry import configure_logging
 
@@ -20,6 +21,9 @@ DAY_SECONDS = 86_400
 def main(argv: list[str] | None = None) -> int:
     """Entry point; 2 for settings that do not hold."""
     options = _parser().parse_args(argv)
+    if options.command == "settings":
+        print(settings_table())
+        return 0
     try:
         settings = Settings()  # type: ignore[call-arg]  # every value comes from the environment
         return _token(settings, options) if options.command == "token" else _serve(settings)
@@ -69,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gateway", description="The guarded door in front of Triton.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve; settings come from TIDEGATE_… (docs/configuration.md)")
+    commands.add_parser("settings", help="print every setting as a Markdown table")
     token = commands.add_parser("token", help="print a development token")
     token.add_argument("--subject", required=True)
     token.add_argument("--tenant", required=True)

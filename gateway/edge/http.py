@@ -40,7 +40,7 @@ def generate_routes(generation: Generation, max_tokens: int) -> APIRouter:
             return EventSourceResponse(_events(request, running))
         return await _unless_client_leaves(request, _whole(request, generation, principal, ask))
 
-    @router.post("/generate", response_model=GenerateAnswer, responses=ERRORS, openapi_extra=_BEARER)
+    @router.post("/generate", response_model=GenerateAnswer, responses={**ERRORS, 200: _EVENTS}, openapi_extra=_BEARER)
     async def generate(request: Request, body: GenerateBody) -> Response:
         """Generate text; with `stream` as server-sent events."""
         return await answer(request, body, body.stream)
@@ -53,7 +53,14 @@ def generate_routes(generation: Generation, max_tokens: int) -> APIRouter:
     return router
 
 
-_EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "`data` is JSON: a `text_output` delta; in the last event all of the answer's other fields too. An "
+    "event named `error` carries the body of an error and ends the stream.",
+    "properties": {"event": {"enum": ["message", "error"]}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+_EVENTS: dict[str, Any] = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": _EVENT}}}
 _BEARER: dict[str, Any] = {"security": [{"bearer": []}]}
 
 

@@ -67,7 +67,9 @@ def install(app: FastAPI) -> None:
 
     async def starlettes(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, StarletteHTTPException)  # noqa: S101 - registered for this class only
-        return response_of(_from_http_exception(error), request)
+        response = response_of(_from_http_exception(error), request)
+        response.headers.update(error.headers or {})  # a 405 says what is allowed
+        return response
 
     async def pydantics(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only

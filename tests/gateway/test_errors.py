@@ -133,7 +133,9 @@ async def test_unknown_paths_and_methods(served: Served) -> None:
     """404 and 405 in the same body."""
     async with served.client() as client:
         refusal(await client.get("/nothing"), 404, "not_found")
-        refusal(await client.get("/generate"), 405, "method_not_allowed")
+        wrong = await client.get("/generate")
+    refusal(wrong, 405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize("announced", [True, False])

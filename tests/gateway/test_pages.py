@@ -1,0 +1,85 @@
+"""The pages say what the code does: settings, series and error codes, in both directions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway import errors
+from gateway.reference import settings_table
+
+from .conftest import Served
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_setting_is_on_its_page() -> None:
+    """The page carries the table that `python -m gateway settings` prints."""
+    assert settings_table() in (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+
+
+def documented(section: str) -> dict[str, tuple[str, set[str]]]:
+    """Type and labels of each series in a section of the page."""
+    page = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    text = page.split(f"\n## {section}")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", text, flags=re.MULTILINE)
+    return {name: (kind, set(re.findall(r"`(\w+)`", labels.split(":")[0]))) for name, kind, labels in rows}
+
+
+async def test_every_series_of_a_running_gateway_is_on_its_page(served: Served) -> None:
+    """Names, types and labels, from the exposition that Prometheus reads."""
+    async with served.client() as client:
+        for path in ("/generate", "/generate_stream"):
+            await client.post(path, json={"text_input": "one two"})
+        await client.post("/generate", json={"text_input": "bad word"})
+        text = (await client.get("/metrics")).text
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, flags=re.MULTILINE))
+    found: dict[str, tuple[str, set[str]]] = {}
+    for name, kind in kinds.items():
+        if name.startswith("tidegate_") and not name.endswith("_created"):
+            samples = re.findall(rf"^{name}(?:_bucket)?\{{(.*)\}} ", text, flags=re.MULTILINE)
+            labels = {label for sample in samples for label in re.findall(r'(\w+)="', sample)} - {"le"}
+            found[name] = (kind, labels)
+    assert found == documented("The gateway")
+
+
+def test_every_series_of_the_backend_is_on_its_page() -> None:
+    """The backend's module is read and not imported: it needs Triton's own."""
+    tree = ast.parse((ROOT / "build_engine/backend/metrics.py").read_text(encoding="utf-8"))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    found = {text for text in texts if re.fullmatch(r"tidegate_backend_\w+", text)}
+    assert found == documented("The generation backend").keys()
+
+
+def every_error() -> list[type[errors.GatewayError]]:
+    """The whole tree."""
+    found, left = [], [errors.GatewayError]
+    while left:
+        found.append(each := left.pop())
+        left += each.__subclasses__()
+    return found
+
+
+def test_every_error_code_is_in_the_readme_and_in_the_drawing() -> None:
+    """A client can look up any code it gets, with its status."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("| status | codes |")[1].split("\n\n")[0]
+    rows = [line.split("|")[1:3] for line in readme.splitlines() if line.startswith("| ") and "---" not in line]
+    statuses = {code: cell for cell, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    codes = {each.code: each.http_status for each in every_error()}
+    assert statuses.keys() == codes.keys()
+    assert all(str(status) in statuses[code] for code, status in codes.items())
+    assert errors.__doc__ is not None
+    for each in every_error()[1:]:
+        assert re.search(rf"{each.__name__} +{each.http_status} +{each.grpc_status} +{each.code}\n", errors.__doc__)
+
+
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "model_repository/README.md"])
+def test_every_path_that_a_page_names_is_there(page: str) -> None:
+    """No reader is sent to a file that does not exist."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w/.-])((?:docs|deploy|tests|benchmarks|gateway|build_engine)/[\w/.-]*\w)", text)
+    missing = [each for each in set(named) if not (ROOT / each).exists()]
+    assert missing == []
