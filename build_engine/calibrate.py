@@ -33,7 +33,7 @@ SAMPLES_PER_WINDOW, SAMPLED_WINDOWS = 8, 16
 
 @dataclass(frozen=True)
 class Observation:
-    """An activation over the calibration text: ``largest [channels]``, and ``sample [n, channels]``, some tokens of it."""
+    """An activation over the calibration text: ``largest [channels]``; some of its tokens, ``sample [n, channels]``."""
 
     largest: FloatArray
     sample: FloatArray

@@ -75,7 +75,7 @@ class Int8Emitter(OnnxEmitter):
 
 class SwitchingEmitter(Int8Emitter):
     """The inputs of projections go through int8 one by one, where the graph's input ``enabled`` bool ``[switches]``
-    says so; a switch is an activation, in the order they are met. ``logits`` are those of every token, ``[B * T, vocab]``.
+    says so; a switch is an activation, in the order they are met. ``logits`` of every token: ``[B * T, vocab]``.
     """
 
     def __init__(self, plan: Int8Plan, *arguments: Any) -> None:

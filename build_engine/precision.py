@@ -28,7 +28,7 @@ class Rung:
 def ladder(
     config: DecoderConfig, smoothing: Smoothing, sensitivity: dict[str, float], most_kl: float
 ) -> Iterator[Rung]:
-    """int8 with ever more kept back, then int8 weights alone. ``sensitivity`` (by site) and ``most_kl`` (the gate's) are
+    """int8 with ever more kept back, then int8 weights alone. ``sensitivity``, by site, and the gate's ``most_kl`` are
     in nats."""
     every = sites(config)
     budget, seen = most_kl, set()
