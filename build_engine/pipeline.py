@@ -40,6 +40,7 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
             hashes = manifests.HashCache(recipe.work_dir / "source-hashes.json")
             files = {name: hashes.sha256(file) for name, file in input_files(recipe).items()}
         inputs = _input_hash(recipe, files)
+    publish.sweep(recipe.repository)
     latest = next(reversed(publish.versions(recipe.repository / recipe.name)), None)
     if latest is not None and not force:
         published = manifests.read_manifest(latest)

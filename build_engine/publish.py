@@ -30,6 +30,16 @@ def versions(model: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
+def sweep(repository: Path) -> None:
+    """Remove the staging folders that killed builds left beside ``repository``."""
+    parent = repository.resolve().parent
+    for left in parent.glob(f"{STAGING_PREFIX}*"):
+        # In a container every build may have the same process id: a folder of ours is a dead one's.
+        owner = left.name.removeprefix(STAGING_PREFIX)
+        if owner == str(os.getpid()) or not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def staging(repository: Path) -> Iterator[Path]:
     """An empty folder beside ``repository`` on the same file system, removed in the end. Raises
@@ -38,10 +48,7 @@ def staging(repository: Path) -> Iterator[Path]:
     folder = parent / f"{STAGING_PREFIX}{os.getpid()}"
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob(f"{STAGING_PREFIX}*"):
-            # In a container every build may have the same process id: a folder of ours is a dead one's.
-            if left == folder or not Path(f"/proc/{left.name.removeprefix(STAGING_PREFIX)}").exists():
-                shutil.rmtree(left, ignore_errors=True)
+        sweep(repository)
         folder.mkdir()
         if folder.stat().st_dev != repository.stat().st_dev:
             raise PublishError(f"{repository} is a mount of its own: give a folder inside it as the repository")

@@ -73,7 +73,9 @@ async def serve(tmp_path: Path, **settings: object) -> AsyncIterator[Served]:
     defaults: dict[str, object] = {"jwt_key": KEY, "word_file": words, "triton_url": address}
     app = create_app(Settings(**{**defaults, **settings}))  # type: ignore[arg-type]
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    )
     task = asyncio.create_task(server.serve())
     while not server.started:
         assert not task.done(), "the gateway did not start"
@@ -82,7 +84,6 @@ async def serve(tmp_path: Path, **settings: object) -> AsyncIterator[Served]:
         yield Served(f"http://127.0.0.1:{port}", triton, address, triton_server)
     finally:
         server.should_exit = True
-        server.force_exit = True
         await task
         await triton_server.stop(None)
 

@@ -1,0 +1,90 @@
+"""One tensor contract: what is published, what the backend reads and what the gateway sends are the same."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+from build_engine.backend import request as backend
+from build_engine.triton_config import config_pbtxt
+from gateway.triton import contract
+
+PARAMETERS = {
+    "tidegate_format": "1",
+    "chat_template": "{{ messages }}",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "special_tokens": json.dumps(["<s>", "</s>", "<|终|>"], ensure_ascii=False),
+    "context_length": "2048",
+}
+NAMES = {"TYPE_STRING": "BYTES"}
+VALUES: dict[str, Any] = {
+    "text_input": "日本 a\n",
+    "max_tokens": 7,
+    "temperature": 0.5,
+    "top_p": 0.25,
+    "top_k": 3,
+    "seed": 2**64 - 1,
+    "stop": ["。", "end"],
+    "stream": False,
+    "ignore_eos": True,
+    "add_special_tokens": False,
+}
+DTYPES: dict[str, Any] = {"INT32": np.int32, "FP32": np.float32, "UINT64": np.uint64, "BOOL": np.bool_}
+
+
+@pytest.fixture(scope="module")
+def config() -> model_config_pb2.ModelConfig:
+    """A published config.pbtxt, read as Triton reads it."""
+    return text_format.Parse(config_pbtxt("generate", PARAMETERS), model_config_pb2.ModelConfig())
+
+
+def kinds(tensors: Any) -> dict[str, str]:
+    """Datatypes by name, in the words of the protocol."""
+    found = {each.name: model_config_pb2.DataType.Name(each.data_type) for each in tensors}
+    return {name: NAMES.get(kind, kind.removeprefix("TYPE_")) for name, kind in found.items()}
+
+
+def test_what_the_gateway_sends_and_reads_is_published(config: model_config_pb2.ModelConfig) -> None:
+    """By name and datatype; only the text is required, so a client may leave out what it does not care for."""
+    assert kinds(config.output) == contract.OUTPUTS
+    assert contract.INPUTS.items() <= kinds(config.input).items()
+    assert [each.name for each in config.input if not each.optional] == ["text_input"]
+    assert config.model_transaction_policy.decoupled
+    assert config.max_batch_size == 1
+
+
+def decoded(wire: service_pb2.ModelInferRequest) -> dict[str, Any]:
+    """The tensors as Triton hands them to the backend."""
+    found = {}
+    for tensor, raw in zip(wire.inputs, wire.raw_input_contents, strict=True):
+        if tensor.datatype != "BYTES":
+            found[tensor.name] = np.frombuffer(raw, DTYPES[tensor.datatype]).reshape(tensor.shape)
+            continue
+        elements, at = [], 0
+        while at < len(raw):
+            (length,) = struct.unpack_from("<I", raw, at)
+            elements.append(raw[at + 4 : at + 4 + length])
+            at += 4 + length
+        found[tensor.name] = np.array(elements, object).reshape(tensor.shape)
+    return found
+
+
+def test_every_value_the_gateway_sends_arrives_in_the_backend() -> None:
+    """Through the wire format, with the widest values; none is left to a default."""
+    assert VALUES.keys() == contract.INPUTS.keys()
+    parsed = backend.parse(decoded(contract.infer_request("generate", "id", VALUES)))
+    arrived = {**vars(parsed), **vars(parsed.sampling), "stop": list(parsed.stop)}
+    assert {name: arrived[name] for name in VALUES} == VALUES
+
+
+def test_the_gateway_understands_what_the_model_says_about_itself(config: model_config_pb2.ModelConfig) -> None:
+    """Also characters that a text format has to escape."""
+    info = contract.model_info(service_pb2.ModelConfigResponse(config=config))
+    assert info == contract.ModelInfo("{{ messages }}", "<s>", "</s>", ("<s>", "</s>", "<|终|>"), 2048)
