@@ -74,7 +74,8 @@ class Linear:
 
 @dataclass(frozen=True)
 class AttentionWeights:
-    """One layer's attention inputs. ``q_norm``/``k_norm`` name RMS gammas ``[head_dim]``, per head, before RoPE."""
+    """One layer's attention inputs. ``q_norm``/``k_norm`` name RMS gammas ``[head_dim]``, the same for every head: an
+    emitter applies its ``rms_norm`` to q and k as ``[..., heads, head_dim]`` after the projection, before RoPE."""
 
     q: Linear
     k: Linear
@@ -90,7 +91,7 @@ class Emitter(Protocol[Tensor]):
         """Rows of ``weight [vocab, hidden]`` picked by the graph's token ids."""
 
     def rms_norm(self, x: Tensor, weight: str) -> Tensor:
-        """``x / sqrt(mean(x^2) + rms_eps) * weight`` over the last axis."""
+        """``x / sqrt(mean(x^2) + rms_eps) * weight`` over the last axis: the features, or ``head_dim`` of each head."""
 
     def linear(self, x: Tensor, projection: Linear) -> Tensor:
         """``x @ weight.T + bias``."""

@@ -2,7 +2,8 @@
 
 Activations are packed rows ``[tokens, features]``: the tokens of all sequences of a step behind one another. int8
 weights are symmetric per output channel: an int8 constant, a conversion and a multiplication, which the CPU plug-in
-recognises as compressed weights. q, k and v are one product, and RoPE turns the heads of q and k at once.
+recognises as compressed weights. q, k and v are one product, and RoPE turns the heads of q and k at once where no norm
+stands between.
 
 ``_PagedAttentionExtension`` is not a public operator: its 28 inputs are those of the pinned OpenVINO.
 """
@@ -18,7 +19,6 @@ from openvino import opset13 as ops
 from openvino.op import _PagedAttentionExtension as PagedAttention
 
 from build_engine.decoder import AttentionWeights, DecoderConfig, FloatArray, Linear, describe
-from build_engine.errors import UnsupportedModel
 
 Node = Any  # an openvino Node or Output: the package types neither
 PRECISIONS = ("int8", "fp32")
@@ -36,8 +36,6 @@ class OpenVinoEmitter:
     """Implements :class:`build_engine.decoder.Emitter` on OpenVINO's operators."""
 
     def __init__(self, config: DecoderConfig, read: Callable[[str], FloatArray], precision: str) -> None:
-        if config.qk_norm:
-            raise UnsupportedModel("q and k norms cannot be emitted for OpenVINO yet")
         self._config, self._read, self._precision = config, read, precision
         self._shared: dict[str, tuple[Node, Node | None]] = {}
         self._inputs = {
@@ -84,8 +82,13 @@ class OpenVinoEmitter:
         config = self._config
         q_size, kv_size = config.heads * config.head_dim, config.kv_heads * config.head_dim
         joined = self._product(x, [weights.q, weights.k, weights.v])
-        qk, v = _split(joined, 1, [q_size + kv_size, kv_size])
-        q, k = _split(self._rotate(qk), 1, [q_size, kv_size])
+        if weights.q_norm is None or weights.k_norm is None:
+            qk, v = _split(joined, 1, [q_size + kv_size, kv_size])
+            q, k = _split(self._rotate(self._heads(qk)), 1, [q_size, kv_size])
+        else:
+            q, k, v = _split(joined, 1, [q_size, kv_size, kv_size])
+            q = self._rotate(self.rms_norm(self._heads(q), weights.q_norm)).output(0)
+            k = self._rotate(self.rms_norm(self._heads(k), weights.k_norm)).output(0)
         caches = [_parameter(f"{kind}_cache.{layer}", [-1, -1, -1, -1], ov.Type.dynamic) for kind in ("key", "value")]
         self._caches += caches
         return self._paged_attention(q, k, v, caches).output(0)
@@ -138,16 +141,19 @@ class OpenVinoEmitter:
         angle = ops.multiply(column, _constant(np.concatenate([frequency, frequency])[None, None, None, :]))
         return ops.cos(angle), ops.sin(angle)
 
-    def _rotate(self, qk: Node) -> Node:
-        """RoPE on the joined heads ``[tokens, (heads + kv_heads) * head_dim]``, each head's halves rotated."""
-        config = self._config
-        heads = config.heads + config.kv_heads
-        x = ops.reshape(qk, _constant([-1, heads, 1, config.head_dim], np.int64), False)
-        first, second = _split(x, 3, [config.head_dim // 2] * 2)
+    def _heads(self, x: Node) -> Node:
+        """Rows of joined heads as ``[tokens, heads, 1, head_dim]``."""
+        heads = x.get_partial_shape()[1].get_length() // self._config.head_dim
+        return ops.reshape(x, _constant([-1, heads, 1, self._config.head_dim], np.int64), False)
+
+    def _rotate(self, x: Node) -> Node:
+        """RoPE on ``[tokens, heads, 1, head_dim]``, each head's halves rotated; the heads joined again."""
+        heads, size = (x.get_output_partial_shape(0)[axis].get_length() for axis in (1, 3))
+        first, second = _split(x, 3, [size // 2] * 2)
         # The axis counts from the end: the plug-in's RoPE fusion looks for exactly that.
         turned = ops.concat([ops.multiply(second, _constant(-1.0)), first], -1)
         rotated = ops.add(ops.multiply(x, self._cos), ops.multiply(turned, self._sin))
-        return ops.reshape(rotated, _constant([-1, heads * config.head_dim], np.int64), False)
+        return ops.reshape(rotated, _constant([-1, heads * size], np.int64), False)
 
     def _product(self, x: Node, projections: list[Linear]) -> Node:
         """``x`` times the projections' weights joined along their outputs, biases added."""
