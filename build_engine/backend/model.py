@@ -16,7 +16,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .detokenizer import TextStream
-from .engine_openvino import open_engine
+from .engines import open_engine
 from .metrics import TritonMeter
 from .request import Prompts, RequestError, fit, parse
 from .sampling import RowSampler

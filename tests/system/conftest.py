@@ -16,6 +16,7 @@ from deploy.local.triton_server import Ports
 ROOT = Path(__file__).resolve().parents[2]
 INT8_REPOSITORY = ROOT / "model_repository"
 FP32_REPOSITORY = ROOT / ".build" / "repository-fp32"
+ONNX_REPOSITORY = ROOT / ".build" / "repository-onnx"
 
 
 def free_ports(count: int) -> list[int]:

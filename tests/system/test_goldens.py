@@ -1,4 +1,4 @@
-"""The fp32 build says letter by letter what the reference implementation says."""
+"""The fp32 builds, paged OpenVINO and slots on ONNX Runtime, say letter by letter what the reference says."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ import tritonclient.grpc.aio as triton
 
 from deploy.local import stack as local
 
-from .conftest import FP32_REPOSITORY, make_stack
+from .conftest import FP32_REPOSITORY, ONNX_REPOSITORY, make_stack
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "smollm2.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The gRPC address of a Triton that serves the fp32 build."""
-    assert (FP32_REPOSITORY / "generate").is_dir(), "build it first: make model-fp32"
-    stack = make_stack(FP32_REPOSITORY, tmp_path_factory.mktemp("fp32"))
+REPOSITORIES = {"model-fp32": FP32_REPOSITORY, "model-onnx": ONNX_REPOSITORY}
+
+
+@pytest.fixture(scope="module", params=REPOSITORIES)
+def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The gRPC address of a Triton that serves an fp32 build."""
+    repository = REPOSITORIES[request.param]
+    assert (repository / "generate").is_dir(), f"build it first: make {request.param}"
+    stack = make_stack(repository, tmp_path_factory.mktemp(request.param))
     try:
         local.start(stack)
         yield f"127.0.0.1:{stack.ports.grpc}"
