@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from build_engine.errors import BuildError
@@ -24,9 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    names = ("source", "name", "repository", "work_dir", "target", "precision", "context_length", "adapter")
-    numbers = ("adapter_base", "kv_cache_tokens", "step_tokens", "max_sequences", "threads", "slots")
-    recipe = Recipe(**{name: getattr(options, name) for name in (*names, *numbers)})
+    recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     print(json.dumps(build(recipe, force=options.force, quiet=options.quiet)))
     return 0
 
@@ -63,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--step-tokens", type=int, default=128, help="tokens of one engine step while text streams")
     make.add_argument("--max-sequences", type=int, default=64)
     make.add_argument("--threads", type=int, default=0, help="engine threads; 0: one a core")
+    make.add_argument("--calibration", type=Path, help="JSON lines of your own text: what int8 is fitted to")
+    make.add_argument("--held-out", type=Path, help="other JSON lines: what the engine is judged by")
+    make.add_argument("--strict", action="store_true", help="refuse rather than fall back to another precision")
     make.add_argument("--force", action="store_true", help="publish a new version even if nothing changed")
     make.add_argument("--quiet", action="store_true", help="no progress bars")
     look = commands.add_parser("inspect", help="show what a version is and check its files")

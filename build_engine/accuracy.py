@@ -19,7 +19,7 @@ from tqdm import tqdm
 from build_engine import manifest as manifests
 from build_engine import texts
 from build_engine.backend.engine import Engine
-from build_engine.errors import AccuracyError, RecipeError
+from build_engine.errors import AccuracyError
 from build_engine.source import TokenizerFiles
 from build_engine.verify import GATES, Agreement, Gate, TokenIds, compare
 
@@ -131,12 +131,3 @@ def _record(
 
 def _file(path: Path) -> dict[str, Any]:
     return {"file": path.name, "sha256": manifests.sha256_of(path)}
-
-
-def refuse_without_text(precision: str, calibration: Path | None, held_out: Path | None) -> None:
-    """Raise :class:`RecipeError` when a precision that has to be calibrated and proven comes without text."""
-    if precision == "int8" and (calibration is None or held_out is None):
-        raise RecipeError(
-            "--precision int8 for this target is calibrated and judged: give --calibration FILE and --held-out FILE, "
-            "JSON lines with text or messages"
-        )

@@ -7,6 +7,7 @@ measured output error. What rounding it then costs the whole model is measured t
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from build_engine.decoder import DecoderConfig, FloatArray, describe
-from build_engine.emit_onnx import MODEL, WEIGHTS, OnnxEmitter
+from build_engine.decoder import DecoderConfig, FloatArray
+from build_engine.emit_onnx import MODEL, OnnxEmitter, write
 from build_engine.emit_onnx_int8 import Int8Plan, ObservingEmitter, SwitchingEmitter
 from build_engine.onnx_weights import ExternalWeights
 from build_engine.smooth import Read, Site, output_error, scale_of, sites
@@ -109,11 +110,8 @@ def _session(
     config: DecoderConfig, work_dir: Path, build: Callable[[ExternalWeights], OnnxEmitter]
 ) -> Iterator[onnxruntime.InferenceSession]:
     """A session of the decoder that ``build`` emits; its files are gone afterwards."""
-    with tempfile.TemporaryDirectory(dir=work_dir) as folder:
-        with ExternalWeights(Path(folder) / WEIGHTS) as weights:
-            emitter = build(weights)
-            describe(config, emitter)
-        (Path(folder) / MODEL).write_bytes(emitter.model().SerializeToString())
+    with tempfile.TemporaryDirectory(suffix=f".{os.getpid()}.part", dir=work_dir) as folder:
+        write(config, build, Path(folder))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # it warns of every cache that is not updated in place; here none need be
         yield onnxruntime.InferenceSession(str(Path(folder) / MODEL), options, ["CPUExecutionProvider"])

@@ -11,6 +11,7 @@ Nothing else is used for masking on purpose: TensorRT's parser drops ``nonpad_kv
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,13 @@ def emit(
     ``logits`` float32 ``[B, vocab]`` behind token ``last_idx[b]`` of the T, ``present_key_i`` and ``present_value_i``.
     Raises :class:`UnsupportedModel` for a weight that float16 cannot hold.
     """
+    write(config, partial(OnnxEmitter, config, read, PRECISIONS[precision], sequence_length), folder)
+
+
+def write(config: DecoderConfig, build: Callable[[ExternalWeights], OnnxEmitter], folder: Path) -> None:
+    """Describe the decoder to the emitter that ``build`` makes, and write ``MODEL`` and ``WEIGHTS``, checked."""
     with ExternalWeights(folder / WEIGHTS) as weights:
-        emitter = OnnxEmitter(config, read, PRECISIONS[precision], sequence_length, weights)
+        emitter = build(weights)
         describe(config, emitter)
     (folder / MODEL).write_bytes(emitter.model().SerializeToString())
     onnx.checker.check_model(str(folder / MODEL), full_check=True)

@@ -81,9 +81,9 @@ def toolchain() -> dict[str, str]:
     return versions
 
 
-def list_files(directory: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of every file beneath, by relative path; the manifest itself is left out."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+def list_files(directory: Path, pattern: str = "*") -> dict[str, dict[str, Any]]:
+    """Size and hash of every file beneath that fits ``pattern``, by relative path; the manifest itself is left out."""
+    files = sorted(path for path in directory.rglob(pattern) if path.is_file() and path.name != MANIFEST)
     return {
         str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from build_engine import manifest as manifests
-from build_engine import publish
+from build_engine import publish, report
 from build_engine.adapter import adapter_files, merge
 from build_engine.errors import BuildError, SourceError
 from build_engine.recipe import Recipe, Room
@@ -52,10 +52,16 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
         staged = folder / "version"
         _assemble(staged, engine, source.tokenizer)
-        built = {"serving": recipe.serving(room), "engine": engine.facts}
+        built = {"precision": engine.facts["precision"], "serving": recipe.serving(room), "engine": engine.facts}
         manifest = _manifest(recipe, source, files, built, inputs=inputs, clock=clock, staged=staged)
+        if engine.accuracy is not None:
+            page = staged / "engine" / "report.html"
+            page.write_text(report.render(manifest, engine.accuracy), encoding="utf-8")
+            manifest["files"] |= manifests.list_files(staged, "report.html")
+            manifest["accuracy"] = _judged(engine.accuracy)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        parameters = _parameters(recipe, source, room, manifests.sha256_of(staged / manifests.MANIFEST))
+        parameters = _parameters(recipe, source, room, built["precision"])
+        parameters["manifest_sha256"] = manifests.sha256_of(staged / manifests.MANIFEST)
         text = config_pbtxt(recipe.name, parameters)
         publish.publish(staged, text, recipe.repository / recipe.name)
     return manifest
@@ -78,11 +84,12 @@ class Clock:
 
 
 def input_files(recipe: Recipe) -> dict[str, Path]:
-    """The files of source and adapter, by the name that they have in the manifest."""
+    """The files of source, adapter and texts, by the name that they have in the manifest."""
     files = {file.name: file for file in source_files(recipe.source)}
     if recipe.adapter is not None:
         files |= {f"adapter/{file.name}": file for file in adapter_files(recipe.adapter)}
-    return files
+    texts = {"calibration": recipe.calibration, "held-out": recipe.held_out}
+    return files | {f"{use}/{file.name}": file for use, file in texts.items() if file is not None}
 
 
 def source_files(path: Path) -> list[Path]:
@@ -106,7 +113,7 @@ def open_source(path: Path, context_length: int | None = None) -> Source:
 def _input_hash(recipe: Recipe, files: dict[str, str]) -> str:
     """Everything that decides what is published: sources, recipe, this builder's own code, the tools."""
     code = {str(path.relative_to(BACKEND.parent)): manifests.sha256_of(path) for path in BACKEND.parent.rglob("*.py")}
-    where = ("source", "name", "repository", "work_dir")
+    where = ("source", "name", "repository", "work_dir", "adapter", "calibration", "held_out")
     wanted = {field: value for field, value in vars(recipe).items() if field not in where}
     return manifests.digest_of([files, wanted, code, manifests.toolchain()])
 
@@ -141,21 +148,26 @@ def _assemble(staged: Path, engine: Made, tokenizer: TokenizerFiles) -> None:
     (staged / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
 
 
-def _parameters(recipe: Recipe, source: Source, room: Room, manifest_sha256: str) -> dict[str, str]:
+def _judged(accuracy: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of ``accuracy.json``."""
+    fields = ("asked", "precision", "passed", "gate", "agreement", "held_out", "calibration")
+    return {field: accuracy[field] for field in fields} | {"kept": len(accuracy["kept"])}
+
+
+def _parameters(recipe: Recipe, source: Source, room: Room, precision: str) -> dict[str, str]:
     """What the model says about itself in ``config.pbtxt``."""
     tokenizer = source.tokenizer
     return {
         "tidegate_format": "1",
         "architecture": source.config.architecture,
         "engine": recipe.target,
-        "precision": recipe.precision,
+        "precision": precision,
         "context_length": str(room.context_length),
         "vocab_size": str(source.config.vocab_size),
         "chat_template": tokenizer.chat_template,
         "bos_token": tokenizer.bos_token,
         "eos_token": tokenizer.eos_token,
         "special_tokens": json.dumps(tokenizer.special_tokens, ensure_ascii=False),
-        "manifest_sha256": manifest_sha256,
         **{key: str(value) for key, value in recipe.serving(room).items()},
     }
 
@@ -182,8 +194,8 @@ def _manifest(
         "architecture": source.config.architecture,
         "decoder": config,
         "target": recipe.target,
-        "precision": recipe.precision,
         **built,
+        "accuracy": None,
         "files": contents,
         "total_bytes": sum(entry["bytes"] for entry in contents.values()),
         "toolchain": manifests.toolchain(),

@@ -1,7 +1,7 @@
 """From what was measured to what is tried: the ladder of int8 plans, most int8 first.
 
 Small divergences add up, so the sum over the activations that stay int8 predicts a plan's divergence. Each rung allows
-half of the one before and gives the costliest activations back to 16 bits until the sum is below it.
+a share of the one before and gives the costliest activations back to 16 bits until the sum is below it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from build_engine.calibrate import Smoothing
 from build_engine.decoder import DecoderConfig
 from build_engine.emit_onnx_int8 import Int8Plan
 from build_engine.smooth import Site, sites
+
+STEP = 0.6
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,16 @@ class Rung:
 def ladder(
     config: DecoderConfig, smoothing: Smoothing, sensitivity: dict[str, float], most_kl: float
 ) -> Iterator[Rung]:
-    """int8 with ever more kept back, then int8 weights alone. ``sensitivity``, by site, and the gate's ``most_kl`` are
+    """int8 with ever more kept back. ``sensitivity``, by site, and the gate's ``most_kl`` are
     in nats."""
     every = sites(config)
-    budget, seen = most_kl, set()
+    budget, seen = most_kl / 2, set()  # the weights' own rounding takes its part of the gate
     while budget > most_kl / 64:
         kept = _kept(every, sensitivity, budget)
         if kept not in seen:
             seen.add(kept)
             yield _rung(every, smoothing, kept)
-        budget /= 2
-    names = frozenset(reader for site in every for reader in site.readers)
-    yield Rung("int8 weights only", "int8-weight-only", Int8Plan(weight_only=names))
+        budget *= STEP
 
 
 def _kept(every: list[Site], sensitivity: dict[str, float], budget: float) -> frozenset[str]:

@@ -9,7 +9,7 @@ from build_engine.errors import RecipeError
 
 MODEL_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 BLOCK_SIZE = 32  # tokens in a block of a paged KV cache, which is handed out in whole ones
-PRECISIONS_OF = {"openvino": ("int8", "fp32"), "onnxruntime": ("fp32", "fp16")}
+PRECISIONS_OF = {"openvino": ("int8", "fp32"), "onnxruntime": ("fp32", "fp16", "int8", "int8-weight-only")}
 TARGETS = tuple(PRECISIONS_OF)
 PRECISIONS = tuple(dict.fromkeys(precision for each in PRECISIONS_OF.values() for precision in each))
 SLOT_TOKENS = 2048  # of a slot, unless the recipe says otherwise: a slot's memory is taken whether it is used or not
@@ -44,6 +44,9 @@ class Recipe:
     adapter: Path | None = None
     adapter_base: str | None = None
     slots: int | None = None
+    calibration: Path | None = None
+    held_out: Path | None = None
+    strict: bool = False
 
     def check(self) -> None:
         """Raise :class:`RecipeError` naming the first argument that makes no sense."""
@@ -63,8 +66,22 @@ class Recipe:
             raise RecipeError("--threads must not be negative")
         if self.slots is not None and self.target == "openvino":
             raise RecipeError("--slots is for engines with a static cache; --target openvino takes --kv-cache-tokens")
+        self._check_texts()
         if self.adapter_base and self.adapter is None:
             raise RecipeError("--adapter-base names the base model of an --adapter, but there is none")
+
+    def _check_texts(self) -> None:
+        """What has to be calibrated has to be judged too, on other text."""
+        if self.target == "openvino":
+            if self.calibration or self.held_out or self.strict:
+                raise RecipeError("--calibration, --held-out and --strict are for targets made from ONNX")
+        elif self.precision == "int8" and (self.calibration is None or self.held_out is None):
+            raise RecipeError(
+                f"--target {self.target} --precision int8 is calibrated and judged: give --calibration FILE and "
+                "--held-out FILE, JSON lines with text or messages"
+            )
+        elif (self.calibration or self.strict) and self.held_out is None:
+            raise RecipeError("--calibration and --strict need --held-out FILE to judge by")
 
     def room(self, context_length: int) -> Room:
         """The room of a version whose model knows ``context_length`` tokens. A static cache is made of whole slots: as

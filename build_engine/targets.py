@@ -5,6 +5,7 @@ the hash of what went into them; a target's tools are imported only when it is a
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,8 +22,6 @@ from build_engine.errors import BuildError, RecipeError
 from build_engine.recipe import BLOCK_SIZE, Recipe, Room
 from build_engine.source import Source
 
-PREFILL_BATCH = 4  # prompts of one call: more of them make the others wait longer for their next token
-
 
 @dataclass(frozen=True)
 class Made:
@@ -30,12 +29,16 @@ class Made:
 
     folder: Path
     facts: dict[str, Any]
+    accuracy: dict[str, Any] | None = None
+    """How it compares with fp32 on held-out text; None when there was none to judge it by."""
 
 
 def make_engine(recipe: Recipe, room: Room, source: Source, files: dict[str, str], *, quiet: bool) -> Made:
     """The engine that ``recipe`` asks for. ``files`` are the source's hashes. Raises
     :class:`build_engine.errors.BuildError`.
     """
+    if recipe.target != "openvino":
+        return _slots(recipe, room, source, files, quiet)
     config = source.config
     facts = {
         "kind": recipe.target,
@@ -46,18 +49,10 @@ def make_engine(recipe: Recipe, room: Room, source: Source, files: dict[str, str
         "vocab_size": config.vocab_size,
         "context_length": room.context_length,
         "precision": recipe.precision,
+        "kv_cache_precision": "f32" if recipe.precision == "fp32" else "u8",
+        "block_size": BLOCK_SIZE,
     }
-    if recipe.target == "openvino":
-        cache = {"kv_cache_precision": "f32" if recipe.precision == "fp32" else "u8", "block_size": BLOCK_SIZE}
-        return Made(_openvino(recipe, source, files, quiet), facts | cache)
-    slots = {
-        "kv_cache_precision": recipe.precision,
-        "slots": room.max_sequences,
-        "prefill_tokens": min(2 * recipe.step_tokens, room.context_length),
-        "prefill_batch": min(PREFILL_BATCH, room.max_sequences),
-        "builder": {},
-    }
-    return Made(_onnx(recipe, room, source, files, quiet), facts | slots)
+    return Made(_openvino(recipe, source, files, quiet), facts)
 
 
 def _openvino(recipe: Recipe, source: Source, files: dict[str, str], quiet: bool) -> Path:
@@ -75,16 +70,35 @@ def _openvino(recipe: Recipe, source: Source, files: dict[str, str], quiet: bool
     return _stage(recipe, f"openvino-{recipe.precision}", inputs, make)
 
 
-def _onnx(recipe: Recipe, room: Room, source: Source, files: dict[str, str], quiet: bool) -> Path:
-    onnx, emitter = _tools(recipe.target, "onnx", "onnx", "build_engine.emit_onnx")
+def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], quiet: bool) -> Made:
+    """The ONNX graph: proven where there is text to judge it by, then perhaps in another precision than asked for."""
+    onnx, runtime, proof = _tools(recipe.target, "onnx", "onnx", "onnxruntime", "build_engine.proof")
+    base = "fp32" if recipe.target == "onnxruntime" else "fp16"
 
     def make(folder: Path) -> None:
-        with _progress(source, quiet) as read:
-            emitter.emit(source.config, read, recipe.precision, room.context_length, folder)
+        if recipe.held_out is None:
+            with _progress(source, quiet) as read:
+                variant = proof.unproven(source.config, recipe.precision, base, read)
+                variant.emit(source.config, room.context_length, folder)
+        else:
+            texts = (recipe.held_out, recipe.calibration, recipe.strict)
+            request = proof.Request(source, recipe.precision, base, *texts, quiet, recipe.work_dir)
+            proof.emit_proven(request, room.context_length, folder)
 
-    code = _code("decoder.py", "emit_onnx.py", "onnx_weights.py", "adapter.py")
-    inputs = [files, recipe.precision, room.context_length, code, onnx.__version__]
-    return _stage(recipe, f"onnx-{recipe.precision}", inputs, make)
+    tools = [onnx.__version__, runtime.__version__]
+    inputs = [files, recipe.precision, recipe.strict, base, room.context_length, _code("*.py"), tools]
+    folder = _stage(recipe, f"onnx-{recipe.precision}", inputs, make)
+    record = folder / proof.ACCURACY
+    accuracy = json.loads(record.read_text()) if record.exists() else None
+    precision = accuracy["precision"] if accuracy else recipe.precision
+    facts = proof.slot_facts(
+        source.config,
+        precision if precision in ("fp32", "fp16") else base,
+        room.context_length,
+        room.max_sequences,
+        prefill_tokens=2 * recipe.step_tokens,
+    )
+    return Made(folder, {"kind": recipe.target, "precision": precision, **facts}, accuracy)
 
 
 def _tools(target: str, extra: str, *modules: str) -> list[Any]:
@@ -95,8 +109,9 @@ def _tools(target: str, extra: str, *modules: str) -> list[Any]:
         raise RecipeError(f"--target {target} needs pip install 'tidegate[{extra}]': {error}") from None
 
 
-def _code(*names: str) -> list[str]:
-    return [manifests.sha256_of(Path(__file__).with_name(name)) for name in names]
+def _code(*patterns: str) -> list[str]:
+    files = sorted(file for pattern in patterns for file in Path(__file__).parent.glob(pattern))
+    return [manifests.sha256_of(file) for file in files]
 
 
 def _stage(recipe: Recipe, name: str, inputs: object, make: Callable[[Path], None]) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from build_engine.accuracy import Candidate, Evidence, prove, refuse_without_text
-from build_engine.errors import AccuracyError, RecipeError
+from build_engine.accuracy import Candidate, Evidence, prove
+from build_engine.errors import AccuracyError
 
 from .test_verify import VOCABULARY, TableEngine
 
@@ -78,10 +78,3 @@ def test_nothing_good_enough_is_refused(tmp_path: Path) -> None:
     """Also when every precision was tried."""
     with pytest.raises(AccuracyError, match="no engine passes"):
         prove([Tried().candidate("fp16", "fp16", 2.0)], REFERENCE, evidence(tmp_path), asked="fp16", quiet=True)
-
-
-def test_int8_without_text_is_refused() -> None:
-    """A build that proves what it publishes needs something to prove it with."""
-    with pytest.raises(RecipeError, match="--calibration FILE and --held-out FILE"):
-        refuse_without_text("int8", None, Path("held_out.jsonl"))
-    refuse_without_text("int8-weight-only", None, None)

@@ -147,9 +147,13 @@ def test_slots_are_what_was_asked_for_or_paid_for(publish_from: Builder, tmp_pat
 
 
 def test_what_a_target_cannot_do_is_said_with_what_it_can(publish_from: Builder, tmp_path: Path) -> None:
-    """int8 is OpenVINO's for now."""
+    """A precision that only another target has, int8 without text to fit and judge it by, slots without slots."""
     source = write_directory(tmp_path / "source")
-    with pytest.raises(RecipeError, match=r"onnxruntime \(fp32 or fp16\)"):
+    with pytest.raises(RecipeError, match=r"openvino \(int8 or fp32\), onnxruntime \(fp32 or fp16 or int8"):
+        publish_from(source, target="openvino", precision="fp16")
+    with pytest.raises(RecipeError, match="--calibration FILE and --held-out FILE"):
         publish_from(source, target="onnxruntime", precision="int8")
+    with pytest.raises(RecipeError, match="--held-out FILE to judge by"):
+        publish_from(source, target="onnxruntime", precision="fp16", strict=True)
     with pytest.raises(RecipeError, match="--slots"):
         publish_from(source, slots=4)

@@ -1,0 +1,199 @@
+"""Builds that are proven before they are published: from a tiny checkpoint and two files of text to a served graph."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from build_engine import calibrate
+from build_engine.backend.engine import Row
+from build_engine.backend.engines import open_engine
+from build_engine.emit_onnx_int8 import Int8Plan
+from build_engine.errors import AccuracyError, BuildError, RecipeError, TextError
+from build_engine.inspect import inspect
+from build_engine.pipeline import open_source
+from build_engine.precision import ladder
+from build_engine.proof import Variant
+from build_engine.smooth import sites, smoothed
+from build_engine.verify import GATES, Gate, log_softmax
+
+from .checkpoints import Shape, weights, write_directory, write_safetensors
+from .conftest import Builder
+
+RANDOM = np.random.default_rng(5)
+
+
+def write_text(file: Path, lines: int = 30) -> Path:
+    """JSON lines of random words."""
+    words = ["".join(RANDOM.choice(list("abcdeth"), RANDOM.integers(1, 8))) for _ in range(400)]
+    texts = (" ".join(RANDOM.choice(words, 40)) for _ in range(lines))
+    file.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model one of whose activations has an outlier channel, as real ones do."""
+    folder = write_directory(tmp_path_factory.mktemp("proof") / "source", Shape())
+    tensors = weights(Shape())
+    tensors["model.layers.1.mlp.up_proj.weight"][7] *= 60
+    tensors["model.layers.1.mlp.down_proj.weight"][:, 7] /= 60
+    write_safetensors(folder / "model.safetensors", tensors)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What int8 is fitted to and what it is judged by."""
+    folder = tmp_path_factory.mktemp("texts")
+    return {name: write_text(folder / f"{name}.jsonl") for name in ("calibration", "held_out")}
+
+
+def kinds(version: Path) -> dict[str, int]:
+    """How many nodes of each kind the published graph has."""
+    graph = onnx.load(version / "engine" / "model.onnx", load_external_data=False).graph
+    return {kind: sum(node.op_type == kind for node in graph.node) for kind in {node.op_type for node in graph.node}}
+
+
+def test_an_int8_build_is_proven_recorded_and_served(
+    source: Path, texts: dict[str, Path], repository: Path, publish_from: Builder
+) -> None:
+    """The graph carries the Q/DQ that the record speaks of, the record is in the manifest, and the engine answers."""
+    manifest = publish_from(source, target="onnxruntime", precision="int8", context_length=64, slots=2, **texts)
+    version = repository / "tiny/1"
+    accuracy = json.loads((version / "engine/accuracy.json").read_text())
+    judged = accuracy["attempts"][-1]
+    assert (judged["text"], judged["failures"]) == ("held-out", [])
+    assert manifest["precision"] == accuracy["precision"] == judged["precision"]
+    assert manifest["accuracy"]["agreement"] == judged["agreement"]
+    assert manifest["accuracy"]["held_out"]["sha256"] == manifest["source"]["sha256"]["held-out/held_out.jsonl"]
+    assert judged["agreement"]["perplexity_ratio"] <= GATES["int8"].perplexity_ratio
+    assert inspect(version)["problems"] == []
+    page = (version / "engine/report.html").read_text(encoding="utf-8")
+    assert "passes its gate" in page
+    nodes = kinds(version)
+    assert accuracy["precision"] == "int8"
+    quantised = 14 - len(accuracy["kept"])
+    assert 0 < nodes["QuantizeLinear"] <= quantised
+    assert nodes["DequantizeLinear"] == quantised + nodes["QuantizeLinear"]
+    engine = open_engine(version, threads=1, cache_tokens=128, step_tokens=64, max_sequences=2)
+    sequence = engine.open(16)
+    assert sequence is not None
+    assert np.isfinite(engine.step([Row(sequence, np.arange(5), sample=True)])).all()
+
+
+def test_the_same_again_is_found_and_other_text_is_not(
+    source: Path, texts: dict[str, Path], tmp_path: Path, publish_from: Builder
+) -> None:
+    """Texts are part of what a build is found by: by content, wherever they lie."""
+    asked: dict[str, Any] = {"target": "onnxruntime", "precision": "int8-weight-only", "context_length": 64}
+    first = publish_from(source, **asked, held_out=texts["held_out"])
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (moved / "held_out.jsonl").write_bytes(texts["held_out"].read_bytes())
+    assert publish_from(source, **asked, held_out=moved / "held_out.jsonl") == first
+    other = publish_from(source, **asked, held_out=write_text(tmp_path / "held_out.jsonl"))
+    assert other["input_hash"] != first["input_hash"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_other_precisions_are_proven_too(
+    source: Path, texts: dict[str, Path], publish_from: Builder, precision: str
+) -> None:
+    """With text they are judged by it; without, the manifest says that they were not."""
+    asked: dict[str, Any] = {"target": "onnxruntime", "precision": precision, "context_length": 64, "slots": 1}
+    proven = publish_from(source, **asked, held_out=texts["held_out"])
+    assert proven["accuracy"]["passed"]
+    assert proven["accuracy"]["agreement"]["top1"] >= GATES[precision].top1
+    assert publish_from(source, **asked)["accuracy"] is None
+
+
+def test_a_gate_that_nothing_passes_publishes_nothing(
+    source: Path, texts: dict[str, Path], repository: Path, publish_from: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version that was served before still is."""
+    publish_from(source)
+    for precision in ("int8", "int8-weight-only", "fp16"):
+        monkeypatch.setitem(GATES, precision, Gate(perplexity_ratio=0.5, top1=1.0, kl=0.01))
+    with pytest.raises(AccuracyError, match=r"fp16: perplexity .* at most 0\.5x"):
+        publish_from(source, target="onnxruntime", precision="int8", context_length=64, **texts)
+    assert [path.name for path in (repository / "tiny").iterdir() if path.is_dir()] == ["1"]
+    assert not list(repository.parent.glob(".tidegate-staging-*"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "words"),
+    [
+        ({"precision": "int8"}, RecipeError, "--calibration FILE and --held-out FILE"),
+        ({"precision": "fp16", "strict": True}, RecipeError, "--held-out"),
+        ({"target": "openvino", "precision": "int8", "held_out": Path("x")}, RecipeError, "made from ONNX"),
+        ({"precision": "fp16", "held_out": Path("/nowhere.jsonl")}, BuildError, "nowhere"),
+    ],
+)
+def test_what_cannot_be_proven_is_refused(
+    source: Path, publish_from: Builder, fields: dict[str, Any], kind: type[Exception], words: str
+) -> None:
+    """By the flag or the file that is missing."""
+    with pytest.raises(kind, match=words):
+        publish_from(source, **{"target": "onnxruntime", **fields})
+
+
+def test_text_that_fitted_it_cannot_judge_it(source: Path, texts: dict[str, Path], publish_from: Builder) -> None:
+    """The same file twice."""
+    same = {"calibration": texts["held_out"], "held_out": texts["held_out"]}
+    with pytest.raises(TextError, match="text 1 stands in --calibration too"):
+        publish_from(source, target="onnxruntime", precision="int8", context_length=64, **same)
+
+
+def test_the_outlier_is_found_where_it_is_and_its_cost_predicts_the_plan(source: Path, tmp_path: Path) -> None:
+    """The activation with the outlier channel is smoothed most, and the ladder gives back the costliest first."""
+    opened = open_source(source)
+    config, windows = opened.config, RANDOM.integers(0, 250, (4, 48))
+    observed = calibrate.observe(config, opened.finite, windows, tmp_path)
+    assert observed["model.layers.1.mlp_output"].largest.argmax() == 7
+    smoothing = calibrate.smooth(config, opened.finite, observed)
+    assert smoothing.scales["model.layers.1.mlp_output"].argmax() == 7
+    read = smoothed(config, opened.finite, smoothing.scales)
+    cost = calibrate.sensitivities(config, read, smoothing.inputs, windows, tmp_path)
+    assert cost.keys() == {site.name for site in sites(config)}
+    assert all(each >= 0 for each in cost.values())
+    rungs = list(ladder(config, smoothing, cost, most_kl=sum(cost.values())))
+    assert [len(rung.kept) for rung in rungs] == sorted(len(rung.kept) for rung in rungs)
+    costliest = max(cost, key=lambda name: cost[name])
+    readers = next(site.readers for site in sites(config) if site.name == costliest)
+    assert set(readers) <= set(rungs[0].kept)
+    assert not list(tmp_path.iterdir())
+
+
+def logits(variant: Variant, source: Path, folder: Path, tokens: Any) -> Any:
+    """What the variant says behind ``tokens``, on ONNX Runtime."""
+    import onnxruntime
+
+    folder.mkdir()
+    config = open_source(source).config
+    variant.emit(config, 32, folder)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    cache = np.zeros((1, config.kv_heads, 32, config.head_dim), np.float32)
+    feed = {each.name: cache for each in session.get_inputs() if each.name.startswith("past_")}
+    feed |= {"input_ids": tokens[None], "start_pos": np.zeros(1, np.int64), "last_idx": np.array([len(tokens) - 1])}
+    return session.run(["logits"], feed)[0]
+
+
+def test_smoothed_tensors_say_the_same_in_fp32(source: Path, tmp_path: Path) -> None:
+    """Through the real graph, rotation, norms and grouped heads included."""
+    opened = open_source(source)
+    observed = calibrate.observe(opened.config, opened.finite, RANDOM.integers(0, 250, (2, 32)), tmp_path)
+    read = smoothed(opened.config, opened.finite, calibrate.smooth(opened.config, opened.finite, observed).scales)
+    tokens = np.arange(20, dtype=np.int64)
+    plain, folded = (
+        logits(Variant("", "fp32", "fp32", Int8Plan(), each), source, tmp_path / name, tokens)
+        for name, each in (("plain", opened.finite), ("folded", read))
+    )
+    np.testing.assert_allclose(log_softmax(folded), log_softmax(plain), atol=1e-4)
