@@ -53,5 +53,5 @@ $(VENV)/.run-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@mkdir -p .build && touch $@
 
 $(VENV)/.test-installed: $(VENV)/.run-installed
-	$(PIP) -e '.[dev,onnx]'
+	$(PIP) -e '.[dev,onnx,tensorrt-rtx]'
 	@touch $@

@@ -5,6 +5,7 @@
     │   ├── UnsupportedModel   readable, but outside what this builder can emit; names what would be needed
     │   └── CorruptSource      truncated, missing or misshapen tensors; names file and tensor
     ├── RecipeError            the command line asks for something that does not exist
+    ├── EngineBuildError       TensorRT refuses the graph, or would build something else than it; quotes its line
     └── PublishError           the repository cannot take the version
 
 Every error carries a message for a person. ``python -m build_engine`` prints it as one line and exits with
@@ -38,6 +39,12 @@ class RecipeError(BuildError):
     """The request itself makes no sense."""
 
     exit_code = 3
+
+
+class EngineBuildError(BuildError):
+    """The engine cannot be built from the graph."""
+
+    exit_code = 6
 
 
 class PublishError(BuildError):

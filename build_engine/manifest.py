@@ -13,7 +13,18 @@ from build_engine.errors import CorruptSource
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-TOOLS = ("tidegate", "openvino", "onnx", "onnxruntime", "numpy", "tokenizers", "gguf", "tritonclient")
+TOOLS = (
+    "tidegate",
+    "openvino",
+    "onnx",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt-rtx-cu12-libs",
+    "numpy",
+    "tokenizers",
+    "gguf",
+    "tritonclient",
+)
 
 
 def sha256_of(path: Path) -> str:

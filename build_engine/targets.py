@@ -5,8 +5,10 @@ the hash of what went into them; a target's tools are imported only when it is a
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +20,11 @@ from tqdm import tqdm
 from build_engine import manifest as manifests
 from build_engine.decoder import FloatArray, expected_tensors
 from build_engine.errors import RecipeError
-from build_engine.recipe import Recipe, Room
+from build_engine.recipe import RTX_DEFAULT, Recipe, Room
 from build_engine.source import Source
 
 BLOCK_SIZE = 32
+ENGINE_JSON = "engine.json"
 PREFILL_BATCH = 4  # prompts of one call: more of them make the others wait longer for their next token
 
 
@@ -58,7 +61,11 @@ def make_engine(recipe: Recipe, room: Room, source: Source, files: dict[str, str
         "prefill_batch": min(PREFILL_BATCH, room.max_sequences),
         "builder": {},
     }
-    return Made(_onnx(recipe, room, source, files, quiet), facts | slots)
+    graph = _onnx(recipe, room, source, files, quiet)
+    if recipe.target == "onnxruntime":
+        return Made(graph, facts | slots)
+    plan = _tensorrt(recipe, graph, facts | slots)
+    return Made(plan, facts | slots | json.loads((plan / ENGINE_JSON).read_text()))
 
 
 def _openvino(recipe: Recipe, source: Source, files: dict[str, str], quiet: bool) -> Path:
@@ -83,6 +90,33 @@ def _onnx(recipe: Recipe, room: Room, source: Source, files: dict[str, str], qui
     code = _code("decoder.py", "emit_onnx.py", "onnx_weights.py")
     inputs = [files, recipe.precision, room.context_length, code, onnx.__version__]
     return _stage(recipe, f"onnx-{recipe.precision}", inputs, make)
+
+
+def _tensorrt(recipe: Recipe, graph: Path, facts: dict[str, Any]) -> Path:
+    """The plan, beside what its build has to say about it."""
+    onnx, api, builder = _tools(
+        recipe.target, "onnx", "onnx", "build_engine.tensorrt_api", "build_engine.tensorrt_build"
+    )
+    settings = api.Settings(
+        target=recipe.target,
+        compute_capabilities=recipe.compute_capabilities or RTX_DEFAULT,
+        workspace_mib=recipe.workspace_mib,
+        version_compatible=recipe.version_compatible,
+        hardware_compatibility=recipe.hardware_compatibility,
+        timing_cache_folder=recipe.work_dir.resolve(),
+    )
+    nodes = Counter(node.op_type for node in onnx.load(graph / "model.onnx", load_external_data=False).graph.node)
+    quantised = {"quantize_nodes": nodes["QuantizeLinear"], "dequantize_nodes": nodes["DequantizeLinear"]}
+
+    def make(folder: Path) -> None:
+        built = builder.build_plan(graph, settings, facts | quantised, folder)
+        (folder / ENGINE_JSON).write_text(json.dumps(built, indent=1) + "\n")
+
+    # An ordinary plan depends on the GPU too, so only this host's own work folder may remember it.
+    version = api.load(recipe.target).__version__
+    inputs = [graph.name, facts, vars(settings), version, api.Device(settings).gpu]
+    inputs += _code("tensorrt_api.py", "tensorrt_build.py")
+    return _stage(recipe, f"{recipe.target}-{recipe.precision}", inputs, make)
 
 
 def _tools(target: str, extra: str, *modules: str) -> list[Any]:
