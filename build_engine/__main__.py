@@ -11,7 +11,14 @@ from pathlib import Path
 from build_engine.errors import BuildError
 from build_engine.inspect import as_text, find_versions, inspect
 from build_engine.pipeline import build
-from build_engine.recipe import PRECISIONS, TARGETS, Recipe
+from build_engine.recipe import (
+    HARDWARE_COMPATIBILITY,
+    PRECISIONS,
+    RTX_CAPABILITIES,
+    RTX_DEFAULT,
+    TARGETS,
+    Recipe,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
+    values = {field.name: getattr(options, field.name) for field in fields(Recipe)}
+    recipe = Recipe(**values | {"compute_capabilities": tuple(options.compute_capabilities)})
     print(json.dumps(build(recipe, force=options.force, quiet=options.quiet)))
     return 0
 
@@ -65,12 +73,34 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--calibration", type=Path, help="JSON lines of your own text: what int8 is fitted to")
     make.add_argument("--held-out", type=Path, help="other JSON lines: what the engine is judged by")
     make.add_argument("--strict", action="store_true", help="refuse rather than fall back to another precision")
+    _add_tensorrt(make)
     make.add_argument("--force", action="store_true", help="publish a new version even if nothing changed")
     make.add_argument("--quiet", action="store_true", help="no progress bars")
     look = commands.add_parser("inspect", help="show what a version is and check its files")
     look.add_argument("path", type=Path, help="a version, a model or a repository")
     look.add_argument("--json", action="store_true")
     return parser
+
+
+def _add_tensorrt(make: argparse.ArgumentParser) -> None:
+    group = make.add_argument_group("TensorRT")
+    group.add_argument("--workspace-mib", type=int, help="scratch memory of a layer; TensorRT's own limit if not given")
+    group.add_argument(
+        "--compute-capability",
+        dest="compute_capabilities",
+        action="append",
+        default=[],
+        metavar="X.Y",
+        help=f"tensorrt-rtx: a GPU to build for, of {', '.join(RTX_CAPABILITIES)}; repeatable; "
+        f"{', '.join(RTX_DEFAULT)} if not given",
+    )
+    group.add_argument("--version-compatible", action="store_true", help="tensorrt: also loads in later versions")
+    group.add_argument(
+        "--hardware-compatibility",
+        choices=HARDWARE_COMPATIBILITY,
+        default="none",
+        help="tensorrt: also loads on other GPUs; costs speed",
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
     ├── RecipeError            the command line asks for something that does not exist
     ├── TextError              the calibration or held-out text cannot be used; names file and line
     ├── AccuracyError          the engine is too far from its reference to be published
+    ├── EngineBuildError       TensorRT refuses the graph, or would build something else than it; quotes its line
     └── PublishError           the repository cannot take the version
 
 Every error carries a message for a person. ``python -m build_engine`` prints it as one line and exits with
@@ -40,6 +41,12 @@ class RecipeError(BuildError):
     """The request itself makes no sense."""
 
     exit_code = 3
+
+
+class EngineBuildError(BuildError):
+    """The engine cannot be built from the graph."""
+
+    exit_code = 6
 
 
 class PublishError(BuildError):

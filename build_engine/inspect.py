@@ -37,10 +37,12 @@ def as_text(report: dict[str, Any]) -> str:
     """A report as a person reads it."""
     megabyte = 1e6
     seconds = report["build_seconds"]
+    engine = report.get("engine", {})
     lines = [
         f"{report['path']}",
         f"  model      {report['name']}: {report['architecture']}, {report['decoder']['layers']} layers",
         f"  engine     {report['target']}, {report['precision']}, {report['total_bytes'] / megabyte:.0f} MB",
+        *([] if engine.get("gpu_verified", True) else [f"  gpu        never run on one; built for {_gpus(engine)}"]),
         f"  serving    {', '.join(f'{key} {value}' for key, value in report['serving'].items())}",
         f"  source     {report['source']['name']}"
         + (f" with the adapter {report['adapter']}" if report.get("adapter") else ""),
@@ -54,3 +56,10 @@ def as_text(report: dict[str, Any]) -> str:
         f"  files      {len(report['files'])}, all as the manifest says"
     ]
     return "\n".join(lines + verdict)
+
+
+def _gpus(engine: dict[str, Any]) -> str:
+    """What a TensorRT engine runs on, and with which version."""
+    builder = engine["builder"]
+    gpu = builder["gpu"] or f"compute capability {', '.join(builder['compute_capabilities'])}"
+    return f"{gpu} with {builder['module']} {builder['version']}"

@@ -31,7 +31,18 @@ KEYS = {
     "peak_memory_bytes": int,
     "created": str,
 }
-TOOLS = ("tidegate", "openvino", "onnx", "onnxruntime", "numpy", "tokenizers", "gguf", "tritonclient")
+TOOLS = (
+    "tidegate",
+    "openvino",
+    "onnx",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt-rtx-cu12-libs",
+    "numpy",
+    "tokenizers",
+    "gguf",
+    "tritonclient",
+)
 
 
 def sha256_of(path: Path) -> str:

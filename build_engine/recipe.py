@@ -9,9 +9,13 @@ from build_engine.errors import RecipeError
 
 MODEL_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 BLOCK_SIZE = 32  # tokens in a block of a paged KV cache, which is handed out in whole ones
-PRECISIONS_OF = {"openvino": ("int8", "fp32"), "onnxruntime": ("fp32", "fp16", "int8", "int8-weight-only")}
+FROM_ONNX = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+PRECISIONS_OF = {"openvino": ("int8", "fp32")} | dict.fromkeys(FROM_ONNX, ("fp32", "fp16", "int8", "int8-weight-only"))
 TARGETS = tuple(PRECISIONS_OF)
 PRECISIONS = tuple(dict.fromkeys(precision for each in PRECISIONS_OF.values() for precision in each))
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0")
+HARDWARE_COMPATIBILITY = ("none", "ampere-plus", "same-compute-capability")
 SLOT_TOKENS = 2048  # of a slot, unless the recipe says otherwise: a slot's memory is taken whether it is used or not
 
 
@@ -47,6 +51,10 @@ class Recipe:
     calibration: Path | None = None
     held_out: Path | None = None
     strict: bool = False
+    compute_capabilities: tuple[str, ...] = ()
+    workspace_mib: int | None = None
+    version_compatible: bool = False
+    hardware_compatibility: str = "none"
 
     def check(self) -> None:
         """Raise :class:`RecipeError` naming the first argument that makes no sense."""
@@ -58,7 +66,8 @@ class Recipe:
                 f"--target {self.target} --precision {self.precision} cannot be built; what can: {choices}"
             )
         paged = BLOCK_SIZE if self.target == "openvino" else 1
-        least = {"kv_cache_tokens": paged, "step_tokens": 1, "max_sequences": 1, "context_length": 1, "slots": 1}
+        least = {"kv_cache_tokens": paged, "step_tokens": 1, "max_sequences": 1, "context_length": 1}
+        least |= {"slots": 1, "workspace_mib": 1}
         for field, limit in least.items():
             if getattr(self, field) is not None and getattr(self, field) < limit:
                 raise RecipeError(f"--{field.replace('_', '-')} must be at least {limit}")
@@ -67,6 +76,7 @@ class Recipe:
         if self.slots is not None and self.target == "openvino":
             raise RecipeError("--slots is for engines with a static cache; --target openvino takes --kv-cache-tokens")
         self._check_texts()
+        self._check_tensorrt()
         if self.adapter_base and self.adapter is None:
             raise RecipeError("--adapter-base names the base model of an --adapter, but there is none")
 
@@ -82,6 +92,29 @@ class Recipe:
             )
         elif (self.calibration or self.strict) and self.held_out is None:
             raise RecipeError("--calibration and --strict need --held-out FILE to judge by")
+
+    def _check_tensorrt(self) -> None:
+        if self.workspace_mib is not None and not self.target.startswith("tensorrt"):
+            raise RecipeError(f"--workspace-mib is TensorRT's; --target {self.target} has none")
+        if self.hardware_compatibility not in HARDWARE_COMPATIBILITY:
+            raise RecipeError(f"--hardware-compatibility must be one of {', '.join(HARDWARE_COMPATIBILITY)}")
+        if self.target != "tensorrt" and (self.version_compatible or self.hardware_compatibility != "none"):
+            raise RecipeError(
+                f"--version-compatible and --hardware-compatibility are --target tensorrt's; --target {self.target} "
+                "builds for one release of its runtime"
+            )
+        if self.compute_capabilities and self.target != "tensorrt-rtx":
+            raise RecipeError(
+                f"--compute-capability is --target tensorrt-rtx's; --target {self.target} builds for this host"
+            )
+        for capability in self.compute_capabilities:
+            if capability.startswith("9."):
+                raise RecipeError(
+                    f"--compute-capability {capability}: TensorRT-RTX has no kernels for Hopper; build with "
+                    "--target tensorrt on a host with that GPU"
+                )
+            if capability not in RTX_CAPABILITIES:
+                raise RecipeError(f"--compute-capability {capability} must be one of {', '.join(RTX_CAPABILITIES)}")
 
     def room(self, context_length: int) -> Room:
         """The room of a version whose model knows ``context_length`` tokens. A static cache is made of whole slots: as

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from tqdm import tqdm
 from build_engine import manifest as manifests
 from build_engine.decoder import FloatArray, expected_tensors
 from build_engine.errors import BuildError, RecipeError
-from build_engine.recipe import BLOCK_SIZE, Recipe, Room
+from build_engine.recipe import BLOCK_SIZE, RTX_DEFAULT, Recipe, Room
 from build_engine.source import Source
+
+ENGINE_JSON, ACCURACY = "engine.json", "accuracy.json"
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], qu
     tools = [onnx.__version__, runtime.__version__]
     inputs = [files, recipe.precision, recipe.strict, base, room.context_length, _code("*.py"), tools]
     folder = _stage(recipe, f"onnx-{recipe.precision}", inputs, make)
-    record = folder / proof.ACCURACY
+    record = folder / ACCURACY
     accuracy = json.loads(record.read_text()) if record.exists() else None
     precision = accuracy["precision"] if accuracy else recipe.precision
     facts = proof.slot_facts(
@@ -98,7 +101,40 @@ def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], qu
         room.max_sequences,
         prefill_tokens=2 * recipe.step_tokens,
     )
-    return Made(folder, {"kind": recipe.target, "precision": precision, **facts}, accuracy)
+    facts = {"kind": recipe.target, "precision": precision, **facts}
+    if recipe.target == "onnxruntime":
+        return Made(folder, facts, accuracy)
+    plan = _tensorrt(recipe, folder, facts)
+    return Made(plan, facts | json.loads((plan / ENGINE_JSON).read_text()), accuracy)
+
+
+def _tensorrt(recipe: Recipe, graph: Path, facts: dict[str, Any]) -> Path:
+    """The plan, beside what its build has to say about it."""
+    onnx, api, builder = _tools(
+        recipe.target, "onnx", "onnx", "build_engine.tensorrt_api", "build_engine.tensorrt_build"
+    )
+    settings = api.Settings(
+        target=recipe.target,
+        compute_capabilities=recipe.compute_capabilities or RTX_DEFAULT,
+        workspace_mib=recipe.workspace_mib,
+        version_compatible=recipe.version_compatible,
+        hardware_compatibility=recipe.hardware_compatibility,
+        timing_cache_folder=recipe.work_dir.resolve(),
+    )
+    nodes = Counter(node.op_type for node in onnx.load(graph / "model.onnx", load_external_data=False).graph.node)
+    quantised = {"quantize_nodes": nodes["QuantizeLinear"], "dequantize_nodes": nodes["DequantizeLinear"]}
+
+    def make(folder: Path) -> None:
+        built = builder.build_plan(graph, settings, facts | quantised, folder)
+        (folder / ENGINE_JSON).write_text(json.dumps(built, indent=1) + "\n")
+        if (graph / ACCURACY).exists():
+            shutil.copyfile(graph / ACCURACY, folder / ACCURACY)
+
+    # An ordinary plan depends on the GPU too, so only this host's own work folder may remember it.
+    version = api.load(recipe.target).__version__
+    inputs = [graph.name, facts, vars(settings), version, api.Device(settings).gpu]
+    inputs += _code("tensorrt_api.py", "tensorrt_build.py")
+    return _stage(recipe, f"{recipe.target}-{recipe.precision}", inputs, make)
 
 
 def _tools(target: str, extra: str, *modules: str) -> list[Any]:

@@ -1,0 +1,210 @@
+"""TensorRT-RTX engines are really built, without a GPU, and only from a graph that TensorRT has understood whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from build_engine.emit_onnx import MODEL, emit
+from build_engine.errors import EngineBuildError, RecipeError
+from build_engine.pipeline import open_source
+
+from .checkpoints import Shape, write_directory
+from .conftest import Builder
+from .test_proof import write_text
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
+
+from build_engine.tensorrt_api import Settings, refuse_log
+from build_engine.tensorrt_build import build_plan
+
+SHAPE = Shape(tied=True, head_dim=16)
+QWEN2 = Shape(architecture="Qwen2ForCausalLM", theta=1e6)
+FACTS = {
+    "layers": 2,
+    "kv_cache_precision": "fp16",
+    "slots": 4,
+    "prefill_tokens": 64,
+    "prefill_batch": 2,
+    "quantize_nodes": 0,
+    "dequantize_nodes": 0,
+}
+
+
+def settings(folder: Path) -> Settings:
+    """For one GPU, everything else as it comes."""
+    return Settings("tensorrt-rtx", ("8.9",), None, False, "none", folder)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """A folder with the fp16 graph of a tiny model."""
+    source = open_source(write_directory(tmp_path / "source", SHAPE))
+    folder = tmp_path / "graph"
+    folder.mkdir()
+    emit(source.config, source.read, "fp16", 128, folder)
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("shape", [SHAPE, QWEN2], ids=["tied", "qwen2"])
+def test_an_engine_is_built_and_says_what_it_is_for(
+    publish_from: Builder, repository: Path, tmp_path: Path, shape: Shape, precision: str
+) -> None:
+    """The manifest has inputs and outputs, profiles, capabilities and version, and that no GPU has run it."""
+    source = write_directory(tmp_path / "source", shape)
+    asked: dict[str, Any] = {"compute_capabilities": ("8.0", "12.0"), "workspace_mib": 256}
+    manifest = publish_from(
+        source, target="tensorrt-rtx", precision=precision, context_length=128, slots=4, step_tokens=32, **asked
+    )
+    engine = manifest["engine"]
+    assert engine["gpu_verified"] is False
+    assert engine["builder"]["version"] == manifest["toolchain"]["tensorrt-rtx-cu12-libs"]
+    assert engine["builder"]["compute_capabilities"] == ["8.0", "12.0"]
+    assert engine["builder"]["workspace_mib"] == 256
+    assert engine["profiles"] == [
+        {"name": "prefill", "batch": [1, 1, 4], "tokens": [1, 64, 64]},
+        {"name": "decode", "batch": [1, 2, 4], "tokens": [1, 1, 1]},
+    ]
+    ports = {port["name"]: port for port in engine["io"]}
+    assert ports["logits"]["dtype"] == "float"
+    assert ports["past_key_1"]["shape"] == [-1, 2, 128, shape.head_dim]
+    assert ports["present_value_0"]["dtype"] == {"fp16": "half", "fp32": "float"}[precision]
+    version = repository / "tiny/1"
+    assert json.loads((version / "engine/engine.json").read_text()) == engine
+    assert (version / "engine/engine.plan").read_bytes()[:4] == b"vtrt"
+    assert not list((version / "engine").glob("*.onnx*"))
+
+
+def test_an_input_that_tensorrt_does_not_use_fails_the_build(graph: Path, tmp_path: Path) -> None:
+    """A graph that ignores ``last_idx`` builds, with the right layers and names, and answers for another token; the
+    only hint is a warning, and that warning is the error."""
+    model = onnx.load(graph / MODEL, load_external_data=False)
+    node = next(node for node in model.graph.node if "last_idx" in node.input)
+    node.input[0] = "start_pos"
+    (graph / MODEL).write_bytes(model.SerializeToString())
+    with pytest.raises(EngineBuildError, match="Unused Input: last_idx"):
+        build_plan(graph, settings(tmp_path), FACTS, tmp_path)
+    assert not (tmp_path / "engine.plan").exists()
+
+
+def test_lengths_that_tensorrt_drops_fail_the_build(graph: Path, tmp_path: Path) -> None:
+    """``nonpad_kv_seqlen`` instead of a mask is right elsewhere; TensorRT's parser drops it without an error."""
+    model = onnx.load(graph / MODEL, load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            node.input[3:] = ["", "", "", "start_pos"]
+            node.attribute.append(onnx.helper.make_attribute("is_causal", 1))
+    (graph / MODEL).write_bytes(model.SerializeToString())
+    with pytest.raises(EngineBuildError, match="lost the mask"):
+        build_plan(graph, settings(tmp_path), FACTS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"layers": 3}, "parsed 4 layers of type KV_CACHE_UPDATE, the graph has 6"),
+        ({"quantize_nodes": 14}, "parsed 0 layers of type QUANTIZE, the graph has 14"),
+        ({"dequantize_nodes": 14}, "parsed 0 layers of type DEQUANTIZE, the graph has 14"),
+    ],
+)
+def test_the_parsed_network_is_counted(graph: Path, tmp_path: Path, wrong: dict[str, int], message: str) -> None:
+    """A network that has other layers than the decoder must have is not built."""
+    with pytest.raises(EngineBuildError, match=message):
+        build_plan(graph, settings(tmp_path), FACTS | wrong, tmp_path)
+
+
+def test_an_attention_without_its_mask_is_refused(graph: Path, tmp_path: Path) -> None:
+    """Every token would see the whole cache."""
+    model = onnx.load(graph / MODEL, load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            del node.input[3:]
+    (graph / MODEL).write_bytes(model.SerializeToString())
+    with pytest.raises(EngineBuildError, match="lost the mask"):
+        build_plan(graph, settings(tmp_path), FACTS, tmp_path)
+
+
+def test_another_name_of_an_output_is_refused(graph: Path, tmp_path: Path) -> None:
+    """The executor binds by name."""
+    model = onnx.load(graph / MODEL, load_external_data=False)
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "scores"
+    (graph / MODEL).write_bytes(model.SerializeToString())
+    with pytest.raises(EngineBuildError, match=r"\['logits', 'scores'\]"):
+        build_plan(graph, settings(tmp_path), FACTS, tmp_path)
+
+
+def test_a_graph_that_tensorrt_cannot_parse_is_refused_with_its_line(graph: Path, tmp_path: Path) -> None:
+    """An operator of nobody's domain."""
+    model = onnx.load(graph / MODEL, load_external_data=False)
+    model.graph.node[-1].op_type = "NoSuchOperator"
+    (graph / MODEL).write_bytes(model.SerializeToString())
+    with pytest.raises(EngineBuildError, match="NoSuchOperator"):
+        build_plan(graph, settings(tmp_path), FACTS, tmp_path)
+
+
+def test_what_the_log_may_not_say() -> None:
+    """The first line that is an error, or says that something was left out, ends the build."""
+    refuse_log([(False, "Make sure input input_ids has Int64 binding."), (False, "[MemUsageChange] ...")])
+    for line in ((True, "Error Code 9"), (False, "Unused Input: kv_len"), (False, "x is unsupported in y")):
+        with pytest.raises(EngineBuildError, match=line[1]):
+            refuse_log([(False, "harmless"), line])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"compute_capabilities": ("8.9", "9.0")}, r"9\.0: TensorRT-RTX has no kernels for Hopper.*--target tensorrt"),
+        ({"compute_capabilities": ("6.1",)}, r"6\.1 must be one of 7\.5, 8\.0"),
+        ({"version_compatible": True}, "--version-compatible"),
+        ({"hardware_compatibility": "ampere-plus"}, "--hardware-compatibility"),
+        ({"workspace_mib": 0}, "--workspace-mib must be at least 1"),
+        ({"precision": "int8"}, "--calibration FILE and --held-out FILE"),
+        ({"target": "tensorrt", "compute_capabilities": ("8.9",)}, "--compute-capability is --target tensorrt-rtx's"),
+        ({"target": "onnxruntime", "workspace_mib": 64}, "--workspace-mib is TensorRT's"),
+    ],
+)
+def test_what_cannot_be_built_is_said_before_anything_is(
+    publish_from: Builder, tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    """The flag, the reason and the way out."""
+    with pytest.raises(RecipeError, match=message):
+        publish_from(tmp_path / "no-such-source", **{"target": "tensorrt-rtx", "precision": "fp16", **fields})
+
+
+def test_a_host_without_tensorrt_is_told_what_to_install(
+    publish_from: Builder, repository: Path, tmp_path: Path
+) -> None:
+    """Ordinary TensorRT comes with a GPU host; nothing is published without it."""
+    try:
+        import tensorrt  # noqa: F401
+    except ImportError:
+        with pytest.raises(RecipeError, match="NVIDIA's tensorrt on a GPU host"):
+            publish_from(write_directory(tmp_path / "source"), target="tensorrt", precision="fp16")
+        assert not (repository / "tiny").exists()
+    else:
+        pytest.skip("ordinary TensorRT is installed here")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-weight-only"])
+def test_int8_is_proven_on_the_cpu_and_counted_in_the_parsed_network(
+    publish_from: Builder, repository: Path, tmp_path: Path, precision: str
+) -> None:
+    """The very graph that was judged is compiled; its record lies beside the engine."""
+    texts = {"held_out": write_text(tmp_path / "held_out.jsonl")}
+    if precision == "int8":
+        texts["calibration"] = write_text(tmp_path / "calibration.jsonl")
+    source = write_directory(tmp_path / "source", SHAPE)
+    manifest = publish_from(
+        source, target="tensorrt-rtx", precision=precision, context_length=64, slots=2, step_tokens=32, **texts
+    )
+    assert manifest["precision"] == precision
+    assert manifest["accuracy"]["passed"]
+    accuracy = json.loads((repository / "tiny/1/engine/accuracy.json").read_text())
+    assert accuracy["attempts"][-1]["text"] == "held-out"
+    assert (repository / "tiny/1/engine/report.html").exists()
+    assert manifest["engine"]["kv_cache_precision"] == "fp16"
