@@ -1,6 +1,6 @@
-"""What each precision costs and keeps: ``python -m benchmarks.build`` (``make bench-build``), about ten minutes.
+"""What each precision costs and keeps: ``python -m benchmarks.build`` (``make bench-build``), about fifteen minutes.
 
-SmolLM2-135M-Instruct is built for ONNX Runtime in every precision by the command a user would type. int8 is fitted to
+SmolLM2-135M-Instruct is built in every precision by the command a user would type. int8 is fitted to
 the interpreter's help topics; everything is judged on the docstrings of the standard library, which no build sees
 before.
 The table in docs/precision.md is made from the manifests.
@@ -20,7 +20,9 @@ from typing import Any
 
 from benchmarks import harness
 
-PRECISIONS = ("fp32", "fp16", "int8-weight-only", "int8")
+BUILDS = [("onnxruntime", precision) for precision in ("fp32", "fp16", "int8-weight-only", "int8")]
+BUILDS += [("tensorrt-rtx", precision) for precision in ("fp16", "int8-weight-only", "int8")]
+ENGINES = ("engine/engine.plan", "engine/model.onnx.data")
 PAGE = harness.ROOT / "docs" / "precision.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
@@ -37,13 +39,13 @@ def write_texts(folder: Path) -> dict[str, Path]:
     return files
 
 
-def build(precision: str, folder: Path, texts: dict[str, Path]) -> dict[str, Any]:
+def build(target: str, precision: str, folder: Path, texts: dict[str, Path]) -> dict[str, Any]:
     """One build in a process of its own, so that its peak memory is its own; returns the manifest."""
     source = subprocess.run(
         [sys.executable, "-m", "deploy.local.demo_model"], check=True, capture_output=True, text=True, cwd=harness.ROOT
     ).stdout.strip()
-    command = [sys.executable, "-m", "build_engine", "build", "--source", source, "--name", precision]
-    command += ["--target", "onnxruntime", "--precision", precision, "--slots", "16", "--sequence-length", "512"]
+    command = [sys.executable, "-m", "build_engine", "build", "--source", source, "--name", f"{target}-{precision}"]
+    command += ["--target", target, "--precision", precision, "--slots", "16", "--sequence-length", "512"]
     command += ["--held-out", str(texts["held-out"]), "--repository", str(folder / "repository")]
     command += ["--work-dir", str(folder / "work")]
     if precision == "int8":
@@ -55,12 +57,13 @@ def build(precision: str, folder: Path, texts: dict[str, Path]) -> dict[str, Any
 
 def figures(manifest: dict[str, Any]) -> dict[str, Any]:
     """What the table says of one build."""
-    agreement = manifest["accuracy"]["agreement"]
+    agreement, files = manifest["accuracy"]["agreement"], manifest["files"]
     return {
+        "target": manifest["target"],
         "asked": manifest["accuracy"]["asked"],
         "published": manifest["precision"],
-        "kept_in_fp32": manifest["accuracy"]["kept"],
-        "onnx_mb": manifest["files"]["engine/model.onnx.data"]["bytes"] / 1e6,
+        "kept_back": manifest["accuracy"]["kept"],
+        "engine_mb": next(files[name]["bytes"] for name in ENGINES if name in files) / 1e6,
         "build_seconds": sum(manifest["build_seconds"].values()),
         "peak_memory_mb": manifest["peak_memory_bytes"] / 1e6,
         "perplexity_ratio": agreement["perplexity_ratio"],
@@ -73,15 +76,17 @@ def figures(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    head = "| precision | ONNX | build | peak memory | perplexity | top-1 | mean KL | step of 16 |"
+    head = (
+        "| target | precision | engine | build | peak memory | perplexity | top-1 | mean KL | step of 16 on the CPU |"
+    )
     lines = [
-        f"| {row['published']}{' (kept ' + str(row['kept_in_fp32']) + ' of 210)' if row['kept_in_fp32'] else ''} "
-        f"| {row['onnx_mb']:.0f} MB | {row['build_seconds']:.0f} s | {row['peak_memory_mb'] / 1000:.1f} GB "
+        f"| {row['target']} | {row['published']}{f' (kept {back} of 210)' if (back := row['kept_back']) else ''} "
+        f"| {row['engine_mb']:.0f} MB | {row['build_seconds']:.0f} s | {row['peak_memory_mb'] / 1000:.1f} GB "
         f"| {row['perplexity_ratio']:.4f}x | {row['top1']:.2%} | {row['kl_mean']:.5f} "
         f"| {row['step_ms_against_fp32']:.1f}x fp32 |"
         for row in rows
     ]
-    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *lines])
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|---|", *lines])
 
 
 def main() -> None:
@@ -89,10 +94,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
         texts = write_texts(Path(folder))
         rows = []
-        for precision in PRECISIONS:
-            sys.stderr.write(f"{precision}\n")
-            rows.append(figures(build(precision, Path(folder), texts)))
-    harness.save("build", {"target": "onnxruntime", "rows": rows})
+        for number, (target, precision) in enumerate(BUILDS, 1):
+            sys.stderr.write(f"[{number}/{len(BUILDS)}] {target} {precision}\n")
+            rows.append(figures(build(target, precision, Path(folder), texts)))
+    harness.save("build", {"rows": rows})
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
