@@ -44,6 +44,7 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
         published = manifests.read_manifest(latest)
         served = publish.is_served(latest, manifests.sha256_of(latest / manifests.MANIFEST))
         if published["input_hash"] == inputs and served:
+            publish.clear_leftovers(recipe.repository)
             return published
     with clock.stage("source"):
         source = open_source(recipe.source)

@@ -38,10 +38,7 @@ def staging(repository: Path) -> Iterator[Path]:
     folder = parent / f"{STAGING_PREFIX}{os.getpid()}"
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob(f"{STAGING_PREFIX}*"):
-            # In a container every build may have the same process id: a folder of ours is a dead one's.
-            if left == folder or not Path(f"/proc/{left.name.removeprefix(STAGING_PREFIX)}").exists():
-                shutil.rmtree(left, ignore_errors=True)
+        clear_leftovers(repository)
         folder.mkdir()
         if folder.stat().st_dev != repository.stat().st_dev:
             raise PublishError(f"{repository} is a mount of its own: give a folder inside it as the repository")
@@ -50,6 +47,15 @@ def staging(repository: Path) -> Iterator[Path]:
         raise PublishError(f"cannot write beside {repository}: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_leftovers(repository: Path) -> None:
+    """Remove the staging folders of killed builds. In a container every build may have the same process id, so one
+    of this process's own that is there before :func:`staging` is a dead one's."""
+    for left in repository.resolve().parent.glob(f"{STAGING_PREFIX}*"):
+        process = left.name.removeprefix(STAGING_PREFIX)
+        if process == str(os.getpid()) or not Path(f"/proc/{process}").exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def publish(staged_version: Path, config_pbtxt: str, model: Path) -> Path:
