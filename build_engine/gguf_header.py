@@ -1,7 +1,7 @@
 """The header of a GGUF file, walked before anybody believes it.
 
-The gguf package takes every count and length at its word: one wrong byte in the length of an array keeps it busy for
-hours. Layout: the GGUF specification, version 2 and 3, little-endian.
+The gguf package takes every count and length at its word: one wrong byte in the length of an array can make it loop
+over 2^48 numbers that are not there. Layout: the GGUF specification, version 2 and 3, little-endian.
 """
 
 from __future__ import annotations

@@ -216,7 +216,8 @@ def write_gguf(file: Path, shape: Shape | None = None, *, quantised: bool = Fals
     shape = shape or Shape()
     kind = "qwen2" if shape.qkv_bias else "llama"
     writer = gguf.GGUFWriter(file, kind)
-    for key, value in (gguf_metadata(shape, kind) | {k.replace("__", "."): v for k, v in metadata.items()}).items():
+    changes = {key.replace("__", "."): value for key, value in metadata.items()}
+    for key, value in (changes | gguf_metadata(shape, kind) | changes).items():
         if value is not None:
             _add(writer, key, value)
     for name, values in weights(shape).items():

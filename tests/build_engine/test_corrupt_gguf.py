@@ -92,9 +92,12 @@ def test_rubbish_is_corrupt(file: Path, content: bytes, begin: bytes) -> None:
         open_source(file)
 
 
+@pytest.mark.parametrize("shift", range(4))
 @pytest.mark.parametrize("what", ["token_type", "tokens", "merges"])
-def test_an_endless_array_is_refused_at_once(whole: bytes, file: Path, what: str) -> None:
-    """One byte of an array's length made the reader loop until the machine was full."""
+def test_an_endless_array_is_refused_at_once(file: Path, what: str, shift: int) -> None:
+    """One byte in the length of an array whose numbers end exactly where the file does made the reader loop until
+    memory was full; one of four shifts brings that about."""
+    whole = write_gguf(file, SHAPE, general__name="x" * shift).read_bytes()
     damaged = bytearray(whole)
     key = f"tokenizer.ggml.{what}".encode()
     length = whole.index(struct.pack("<Q", len(key)) + key) + 8 + len(key) + 8

@@ -20,10 +20,12 @@ from .conftest import Builder
 from .test_publishing import ROOT, parameters, sha256, tree
 
 RANDOM = random.Random(20260)
-ANYWHERE = [RANDOM.random() for _ in range(8)]
+ANYWHERE = [RANDOM.random() for _ in range(6)]
 """Shares of a whole build's time."""
-WHILE_STAGING = [RANDOM.uniform(0, 0.04) for _ in range(8)]
-"""Seconds behind the moment when the staging folder appears; what follows takes about as long."""
+WHILE_STAGING = [RANDOM.random() for _ in range(6)]
+"""Shares of the time between the staging folder's appearance and the end."""
+ON_APPEARANCE = [0.0, *(RANDOM.uniform(0, 0.003) for _ in range(2))]
+"""Seconds behind the moment when the new version can be seen: whatever is seen must be whole at once."""
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +41,22 @@ def start(source: Path, repository: Path, work_dir: Path) -> subprocess.Popen[by
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Return at the moment when ``path`` appears, or when the process has ended."""
+    while not path.exists() and process.poll() is None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def seconds(source: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """How long a whole build takes here."""
+def timed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[float, float]:
+    """How many seconds a whole build takes here, and how many of them come behind the staging folder's appearance."""
     folder = tmp_path_factory.mktemp("timed")
     began = time.monotonic()
-    assert start(source, folder / "models/repository", folder / "work").wait(60) == 0
-    return time.monotonic() - began
+    process = start(source, folder / "models/repository", folder / "work")
+    wait_for(folder / f"models/{STAGING_PREFIX}{process.pid}", process)
+    staged = time.monotonic()
+    assert process.wait(60) == 0
+    return time.monotonic() - began, time.monotonic() - staged
 
 
 @pytest.fixture
@@ -82,19 +93,38 @@ def test_killed_anywhere(
     repository: Path,
     tmp_path: Path,
     publish_from: Builder,
-    seconds: float,
+    timed: tuple[float, float],
     share: float,
 ) -> None:
     """At a random moment of the whole build."""
     before = {name: digest for name, digest in tree(repository / "tiny").items() if name.startswith("1/")}
-    time.sleep(share * seconds)
+    time.sleep(share * timed[0])
     running.kill()
     running.wait()
     check_what_is_left(repository, before, publish_from, source, tmp_path / "killed-work")
 
 
-@pytest.mark.parametrize("delay", WHILE_STAGING)
+@pytest.mark.parametrize("share", WHILE_STAGING)
 def test_killed_while_publishing(
+    running: subprocess.Popen[bytes],
+    source: Path,
+    repository: Path,
+    tmp_path: Path,
+    publish_from: Builder,
+    timed: tuple[float, float],
+    share: float,
+) -> None:
+    """At a random moment while the version is laid out, made durable and renamed in."""
+    before = {name: digest for name, digest in tree(repository / "tiny").items() if name.startswith("1/")}
+    wait_for(repository.parent / f"{STAGING_PREFIX}{running.pid}", running)
+    time.sleep(share * timed[1])
+    running.kill()
+    running.wait()
+    check_what_is_left(repository, before, publish_from, source, tmp_path / "killed-work")
+
+
+@pytest.mark.parametrize("delay", ON_APPEARANCE)
+def test_killed_when_the_version_appears(
     running: subprocess.Popen[bytes],
     source: Path,
     repository: Path,
@@ -102,24 +132,41 @@ def test_killed_while_publishing(
     publish_from: Builder,
     delay: float,
 ) -> None:
-    """At a random moment while the version is laid out, made durable and renamed in."""
+    """A version that can be seen is whole, however soon its builder dies."""
     before = {name: digest for name, digest in tree(repository / "tiny").items() if name.startswith("1/")}
-    staging = repository.parent / f"{STAGING_PREFIX}{running.pid}"
-    while running.poll() is None and not staging.exists():
-        time.sleep(0.0005)
+    wait_for(repository / "tiny/2", running)
     time.sleep(delay)
     running.kill()
     running.wait()
     check_what_is_left(repository, before, publish_from, source, tmp_path / "killed-work")
 
 
-@pytest.mark.parametrize("share", ANYWHERE[:3])
+@pytest.mark.parametrize("delay", ON_APPEARANCE)
+def test_a_first_build_killed_when_the_model_appears(
+    source: Path, repository: Path, tmp_path: Path, delay: float
+) -> None:
+    """The model's folder comes with its version and its ``config.pbtxt``, or not at all."""
+    process = start(source, repository, tmp_path / "work")
+    wait_for(repository / "tiny", process)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+    assert inspect(repository / "tiny/1")["problems"] == []
+    assert parameters(repository / "tiny")["manifest_sha256"] == sha256(repository / "tiny/1/manifest.json")
+
+
+@pytest.mark.parametrize("share", ANYWHERE[:2])
 def test_the_first_build_killed_leaves_no_model(
-    source: Path, repository: Path, tmp_path: Path, publish_from: Builder, seconds: float, share: float
+    source: Path,
+    repository: Path,
+    tmp_path: Path,
+    publish_from: Builder,
+    timed: tuple[float, float],
+    share: float,
 ) -> None:
     """Without an older version there is a whole model folder or none."""
     process = start(source, repository, tmp_path / "work")
-    time.sleep(share * seconds)
+    time.sleep(share * timed[0])
     process.kill()
     process.wait()
     for version in versions(repository / "tiny"):
