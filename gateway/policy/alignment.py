@@ -1,0 +1,211 @@
+"""The exact rules: when a stretch of text is an entry of a list.
+
+An alignment walks the trie of entries one unit of text at a time, so the same code decides about a whole text and about
+a stream, and "could this still become a match" is the question whether an alignment is alive. The rules:
+
+* Ignored units (zero width, accents) may stand anywhere.
+* Separators may stand between letters, at most :data:`MAX_GAP` at once. Between ideographs a separator that ends a
+  phrase (a comma) counts only if there is a separator at every place and the entry has three letters or more. Between
+  letters of an alphabet either every place has one (``f u c k``), or each is a single one and not a blank (``fu-ck``).
+  Three letters that stand alone must not be part of a longer row of such (``c l a s s i c``).
+* Where the entry has separators itself, any may stand; none only in long entries.
+* A sign may stand for a letter or between letters, but in one match all signs do the same.
+* A digit may stand for a letter, if two letters at least are played by themselves.
+* A letter repeated ``repeat`` times or more counts as one or two of them, in a match without other separators.
+* Whole words: an entry that begins or ends with a letter of an alphabet or a digit must not go on there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from gateway.policy.folds import DIGIT, HARD, IDEOGRAPH, IGNORED, LETTER, SIGN, SPACE, Folds, Unit
+
+MAX_GAP = 8
+LONG_ENTRY = 8  # letters from which an entry's own separators may be left out
+MANY = 3  # letters from which rules for separators at every place apply
+NODE_SHIFT = 21
+
+# What an alignment has met so far, as bits.
+(LATIN_GAP, LATIN_PLAIN, LATIN_WIDE, PHRASE_GAP, IDEOGRAPH_PLAIN, SQUASHED, SIGN_LETTER, SIGN_GAP, REPEATED, LOWER,
+ SPACED_OUT, PARTLY) = (1 << bit for bit in range(12))  # fmt: skip
+SEGMENT = LATIN_GAP | LATIN_PLAIN | LATIN_WIDE | PHRASE_GAP | IDEOGRAPH_PLAIN
+GAP_WIDE, GAP_HARD, GAP_SIGN = 1 << 8, 1 << 9, 1 << 10
+
+
+class State(NamedTuple):
+    """A live alignment: its place in the trie, the last unit's kind and entry character, the separators since
+    (count and bits), the length of the run of one letter in the text and in the entry, and how many letters are digits.
+    """
+
+    node: int
+    previous: int
+    kind: int
+    flags: int
+    gap: int
+    run: int
+    entry_run: int
+    digits: int
+    held: bool
+
+
+class Match(NamedTuple):
+    """An entry that ends here, if the text around allows it: whether a letter or digit must not follow, must not stand
+    before, and whether letters that stand alone must not either."""
+
+    entry: int
+    not_followed: bool
+    not_preceded: bool
+    alone: bool
+
+
+@dataclass
+class Trie:
+    """Entries by their folded characters. ``edges`` maps ``node << 21 | character`` to a node; ``ends`` a node to the
+    entries that end there. There are four roots: entries that hold back text or not, whole words or not."""
+
+    folds: Folds
+    edges: dict[int, int] = field(default_factory=dict)
+    ends: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    lengths: list[int] = field(default_factory=list)
+    """Letters of each entry, separators not counted."""
+    whole: list[bool] = field(default_factory=list)
+    nodes: int = 4
+
+    @staticmethod
+    def root(whole_word: bool, holds: bool) -> int:
+        """The root of a kind of entry."""
+        return 2 * whole_word + holds
+
+    def add(self, folded: str, whole_word: bool, holds: bool) -> int:
+        """Add an entry; returns its number."""
+        node = self.root(whole_word, holds)
+        for character in folded:
+            key = node << NODE_SHIFT | ord(character)
+            child = self.edges.get(key)
+            if child is None:
+                child = self.edges[key] = self.nodes
+                self.nodes += 1
+            node = child
+        number = len(self.lengths)
+        self.ends[node] = (*self.ends.get(node, ()), number)
+        self.lengths.append(len(folded.replace(" ", "")))
+        self.whole.append(whole_word)
+        return number
+
+    def start(self, unit: Unit, in_word: bool) -> list[State]:
+        """The alignments that begin with ``unit``; ``in_word`` if a letter or digit stands before it."""
+        found = []
+        for character, digit in unit.stands_for:
+            for root in (0, 1) if in_word and unit.kind in (LETTER, DIGIT) else (0, 1, 2, 3):
+                child = self.edges.get(root << NODE_SHIFT | character)
+                if child is not None:
+                    flags = (LOWER if unit.lower else 0) | (SIGN_LETTER if unit.kind == SIGN else 0)
+                    found.append(State(child, character, unit.kind, flags, 0, 1, 1, digit, root % 2 == 1))
+        return found
+
+    def step(self, states: list[State], unit: Unit) -> list[State]:
+        """The alignments that go on over ``unit``."""
+        if unit.kind == IGNORED:
+            return states
+        found: list[State] = []
+        for state in states:
+            if unit.kind <= SIGN:
+                gapped = self._separate(state, unit.kind)
+                if gapped is not None:
+                    found.append(gapped)
+            if unit.kind >= SIGN and not (unit.kind == SIGN and state.flags & SIGN_GAP):
+                self._letter(state, unit, found)
+        return found
+
+    def _separate(self, state: State, kind: int) -> State | None:
+        """The alignment with one more separator behind its last letter."""
+        count = state.gap & 0xFF
+        own = (state.node << NODE_SHIFT | 0x20) in self.edges
+        if count == MAX_GAP or (kind == SIGN and state.flags & (SIGN_LETTER | REPEATED)):
+            return None
+        if not own and (not self.folds.separators or state.flags & REPEATED):
+            return None
+        wide = GAP_WIDE if count or kind in (SPACE, HARD) else 0
+        bits = wide | (GAP_HARD if kind == HARD else 0) | (GAP_SIGN if kind == SIGN else 0)
+        flags = state.flags | (SIGN_GAP if kind == SIGN else 0)
+        return state._replace(gap=(state.gap & ~0xFF | bits) | (count + 1), flags=flags)
+
+    def _letter(self, state: State, unit: Unit, found: list[State]) -> None:
+        flags = state.flags | (LOWER if unit.lower else 0) | (SIGN_LETTER if unit.kind == SIGN else 0)
+        same = unit.kind == LETTER == state.kind and not state.gap
+        stands = unit.stands_for
+        if unit.capital_i and state.flags & LOWER:
+            stands = (*stands, (0x6C, 0))
+        for character, digit in stands:
+            runs_on = same and character == state.previous
+            run, entry_run = (state.run + 1, state.entry_run + 1) if runs_on else (1, 1)
+            closed = runs_on or self._run_ok(state)
+            child = self.edges.get(state.node << NODE_SHIFT | character)
+            if child is not None and closed:
+                inner = self._inside(flags, state, unit.kind)
+                if inner is not None:
+                    found.append(State(child, character, unit.kind, inner, 0, run, entry_run, state.digits + digit,
+                                       state.held))  # fmt: skip
+            blank = self.edges.get(state.node << NODE_SHIFT | 0x20)
+            if blank is not None and self._run_ok(state):
+                child = self.edges.get(blank << NODE_SHIFT | character)
+                outer = self._between(flags, state)
+                if child is not None and outer is not None:
+                    found.append(State(child, character, unit.kind, outer, 0, 1, 1, state.digits + digit, state.held))
+            if runs_on and self.folds.repeat and not flags & (LATIN_GAP | PHRASE_GAP | SIGN_GAP | SQUASHED | PARTLY):
+                found.append(state._replace(flags=flags | REPEATED, run=state.run + 1))
+
+    def _run_ok(self, state: State) -> bool:
+        return state.run == state.entry_run or state.run >= self.folds.repeat > 0
+
+    def _inside(self, flags: int, state: State, kind: int) -> int | None:
+        """The flags behind a place within a segment of an entry; None if the separators there rule it out."""
+        latin = IDEOGRAPH not in (state.kind, kind)
+        gap = state.gap
+        if not gap:
+            flags |= LATIN_PLAIN if latin else IDEOGRAPH_PLAIN
+        elif flags & REPEATED or not self.folds.separators:
+            return None
+        elif latin:
+            flags |= LATIN_GAP | PARTLY | (LATIN_WIDE if gap & GAP_WIDE else 0)
+        else:
+            flags |= PARTLY | (PHRASE_GAP if gap & GAP_HARD else 0)
+        if flags & LATIN_GAP and flags & LATIN_PLAIN and flags & LATIN_WIDE:
+            return None
+        if flags & PHRASE_GAP and flags & (IDEOGRAPH_PLAIN | LATIN_PLAIN):
+            return None
+        return flags
+
+    def _between(self, flags: int, state: State) -> int | None:
+        """The flags behind a place where the entry has separators of its own."""
+        if not state.gap:
+            if flags & REPEATED:
+                return None
+            flags |= SQUASHED
+        if flags & LATIN_GAP and not flags & LATIN_PLAIN:
+            flags |= SPACED_OUT
+        return flags & ~SEGMENT
+
+    def matches(self, state: State) -> list[Match]:
+        """The entries that end with ``state``'s last letter."""
+        ends = self.ends.get(state.node)
+        if not ends or state.gap or not self._run_ok(state):
+            return []
+        flags = state.flags
+        spaced = bool(flags & SPACED_OUT) or bool(flags & LATIN_GAP and not flags & LATIN_PLAIN)
+        found = []
+        for number in ends:
+            length = self.lengths[number]
+            if state.digits and length - state.digits < 2:
+                continue
+            if flags & SQUASHED and length < LONG_ENTRY:
+                continue
+            if flags & LATIN_GAP and length < (MANY + 1 if flags & LATIN_PLAIN else MANY):
+                continue
+            if flags & PHRASE_GAP and length < MANY:
+                continue
+            whole = self.whole[number] and state.kind != IDEOGRAPH
+            found.append(Match(number, whole or spaced, spaced, spaced and length == MANY))
+        return found
