@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gateway.access import mint
 from gateway.app import create_app
-from gateway.policy import PolicyError
+from gateway.policy.errors import PolicyError
 from gateway.reference import settings_table
 from gateway.settings import Settings
 from gateway.telemetry import configure_logging
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
             name = f"TIDEGATE_{str(each['loc'][0]).upper()}: " if each["loc"] else ""
             print(f"error: {name}{each['msg'].removeprefix('Value error, ')}", file=sys.stderr)
     except PolicyError as error:
-        print(f"error: TIDEGATE_WORD_FILE: {error}", file=sys.stderr)
+        print(f"error: TIDEGATE_POLICY_FILE: {error}", file=sys.stderr)
     return 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -11,16 +12,20 @@ from gateway.access import TokenVerifier
 from gateway.edge import http, problems
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
 from gateway.generation import Generation
-from gateway.policy import WordPolicy, load_words
+from gateway.policy.compiled import Policy, compile_policy, load_policy
+from gateway.policy.config import PolicyFile
+from gateway.policy.engine import PolicyEngine
+from gateway.policy.reload import watching
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.triton import TritonClient
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application. Raises :class:`gateway.policy.PolicyError` for a bad word file."""
-    policy = load_words(settings.word_file) if settings.word_file else WordPolicy()
+    """The ASGI application. Raises :class:`gateway.policy.errors.PolicyError` for a policy that cannot be used."""
     telemetry = Telemetry()
+    policy = PolicyEngine(_policy(settings), telemetry)
+    telemetry.policy_in_force(policy.policy.version)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -34,10 +39,11 @@ def create_app(settings: Settings) -> FastAPI:
         )
         app.include_router(http.generate_routes(generation, settings.max_tokens))
         app.include_router(http.operation_routes(triton, telemetry))
-        try:
-            yield
-        finally:
-            await triton.close()
+        async with watching(settings.policy_file, settings.policy_reload_seconds, policy, telemetry):
+            try:
+                yield
+            finally:
+                await triton.close()
 
     verifier = TokenVerifier(
         key=settings.verification_key(),
@@ -52,3 +58,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Authentication, verifier=verifier)
     app.add_middleware(RequestContext, telemetry=telemetry, max_concurrent_requests=settings.max_concurrent_requests)
     return app
+
+
+def _policy(settings: Settings) -> Policy:
+    if settings.policy_file is None:  # development only: the settings refuse it in production
+        return compile_policy(PolicyFile(version="none"), Path(), "none")
+    return load_policy(settings.policy_file)

@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gateway.access import Principal
 from gateway.errors import PromptRejected
-from gateway.policy import WordPolicy
+from gateway.policy.engine import InputDecision, OutputGuard, PolicyEngine
+from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.template import render, without_special_tokens
 from gateway.triton import Delta, ModelInfo, TritonClient
 from gateway.triton.contract import Value
 
 SCOPE = "generate"
+CONTENT_FILTER = "content_filter"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Ask:
     prompt: Prompt
     parameters: dict[str, Value]
     accepted: float = field(default_factory=time.monotonic)
+    include_policy: bool = False
 
 
 class Generation:
@@ -50,7 +54,7 @@ class Generation:
     def __init__(
         self,
         triton: TritonClient,
-        policy: WordPolicy,
+        policy: PolicyEngine,
         telemetry: Telemetry,
         *,
         timeout_seconds: float,
@@ -63,38 +67,80 @@ class Generation:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
         principal.require(SCOPE)
         info = await self._triton.info()
-        values = {**self._prompt(ask.prompt, info), **ask.parameters}
+        context = Context(ask.request_id, principal.tenant, "input")
+        prompt, decision = self._checked(ask.prompt, info, context)
+        values = {**_rendered(prompt, info), **ask.parameters}
         left = self._timeout - (time.monotonic() - ask.accepted)
         deltas = self._triton.generate(ask.request_id, values, left)
-        answer = Answer(self._triton.model, ask, self._telemetry, deltas)
+        guard = self._policy.output(replace(context, direction="output"))
+        verdicts = Verdicts(self._policy.policy.version, decision, guard) if ask.include_policy else None
+        answer = Answer(self._triton.model, ask, self._telemetry, _guarded(deltas, guard), verdicts)
         await answer.wait_for_first()
         return answer
 
-    def _prompt(self, prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
-        """Check what was written, then put it into the model's form. Special tokens are taken out before the check,
-        so that they cannot hide a word by splitting it."""
-        for written in prompt.written():
-            verdict = self._policy.check(without_special_tokens(written, info.special_tokens))
-            self._telemetry.policy.labels(verdict.action).inc()
-            if verdict.action == "block":
-                raise PromptRejected(field="text_input" if prompt.text is not None else "messages")
-        if prompt.text is not None:
-            raw = prompt.text
-            text = raw if self._allow_special_tokens else without_special_tokens(raw, info.special_tokens)
-            return {"text_input": text, "add_special_tokens": True}
-        messages = [
-            {"role": message["role"], "content": without_special_tokens(message["content"], info.special_tokens)}
-            for message in prompt.messages
-        ]
-        text = render(info.chat_template, messages, info.bos_token, info.eos_token)
-        return {"text_input": text, "add_special_tokens": False}
+    def _checked(self, prompt: Prompt, info: ModelInfo, context: Context) -> tuple[Prompt, InputDecision]:
+        """The prompt as it may be asked. Special tokens are taken out before the check, so that they cannot hide a word
+        by splitting it; they come back only where they are allowed and nothing was redacted."""
+        written = [without_special_tokens(each, info.special_tokens) for each in prompt.written()]
+        decision = self._policy.check_input(written, context)
+        if decision.action == "block":
+            raise PromptRejected(field="text_input" if prompt.text is not None else "messages")
+        if prompt.text is None:
+            contents = zip(prompt.messages, decision.texts, strict=True)
+            return Prompt(None, tuple({**message, "content": text} for message, text in contents)), decision
+        as_written = self._allow_special_tokens and decision.action != "redact"
+        return (prompt if as_written else Prompt(decision.texts[0])), decision
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the policy found, for a client that asks."""
+
+    version: str
+    input: InputDecision
+    output: OutputGuard
+
+    def report(self) -> dict[str, Any]:
+        """The field ``policy`` of an answer."""
+        return {"version": self.version, "input": self.input.report(), "output": self.output.report()}
+
+
+def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
+    """The prompt in the model's form."""
+    if prompt.text is not None:
+        return {"text_input": prompt.text, "add_special_tokens": True}
+    text = render(info.chat_template, list(prompt.messages), info.bos_token, info.eos_token)
+    return {"text_input": text, "add_special_tokens": False}
+
+
+async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard) -> AsyncGenerator[Delta, None]:
+    """The answer as it may leave. A blocked one ends with ``content_filter``, and the model is stopped."""
+    try:
+        async for delta in deltas:
+            text = guard.feed(delta.text)
+            if not guard.blocked and delta.finish_reason:
+                text += guard.finish()
+            if guard.blocked:
+                yield replace(delta, text=text, finish_reason=CONTENT_FILTER)
+                return
+            yield replace(delta, text=text)
+    finally:
+        if isinstance(deltas, AsyncGenerator):
+            await deltas.aclose()
 
 
 class Answer:
     """A running answer. Iterate it to its end, or close it: either frees everything in Triton."""
 
-    def __init__(self, model: str, ask: Ask, telemetry: Telemetry, deltas: AsyncIterator[Delta]) -> None:
-        self.model, self.request_id = model, ask.request_id
+    def __init__(
+        self,
+        model: str,
+        ask: Ask,
+        telemetry: Telemetry,
+        deltas: AsyncIterator[Delta],
+        verdicts: Verdicts | None = None,
+    ) -> None:
+        self.model, self.request_id, self.verdicts = model, ask.request_id, verdicts
         self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
         self._called = time.monotonic()
         self._first: Delta | None = None

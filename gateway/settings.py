@@ -34,7 +34,10 @@ class Settings(BaseSettings):
     jwt_audience: str = Field("tidegate", min_length=1, description="required `aud` of a token")
     jwt_issuer: str = Field("tidegate", min_length=1, description="required `iss` of a token")
     jwt_leeway_seconds: int = Field(5, ge=0, le=300, description="clock difference that is tolerated")
-    word_file: Path | None = Field(None, description="sensitive words, one a line; required in production")
+    policy_file: Path | None = Field(None, description="the policy (docs/policy.md); required in production")
+    policy_reload_seconds: float = Field(
+        2.0, ge=0, le=3600, description="how often its files are looked at; 0 is never"
+    )
     allow_special_tokens: bool = Field(False, description="let text_input carry the model's special tokens")
     max_body_bytes: int = Field(1_000_000, ge=1, description="largest request body")
     max_tokens: int = Field(4096, ge=1, description="largest max_tokens a request may ask for")
@@ -54,8 +57,8 @@ class Settings(BaseSettings):
                 f"TIDEGATE_JWT_KEY is too weak: HS256 needs at least {HMAC_KEY_BYTES} random bytes "
                 "(openssl rand -hex 32), or set TIDEGATE_ENVIRONMENT=development"
             )
-        if self.environment == "production" and self.word_file is None:
-            raise ValueError("TIDEGATE_WORD_FILE is not set: production does not start without a policy")
+        if self.environment == "production" and self.policy_file is None:
+            raise ValueError("TIDEGATE_POLICY_FILE is not set: production does not start without a policy")
         return self
 
     def verification_key(self) -> str:

@@ -17,6 +17,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from gateway.policy.verdict import Action, Direction, Span
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0, 60.0, 120.0)
 SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4, 1.0, 2.5)
 LOGGER = logging.getLogger("tidegate")
@@ -67,11 +69,53 @@ class Telemetry:
         self.tokens = Counter(
             "tidegate_tokens", "Tokens by direction: prompt or completion", ["direction"], registry=self.registry
         )
-        self.policy = Counter(
-            "tidegate_policy_decisions", "Policy verdicts on the input by action", ["action"], registry=self.registry
+        self.policy_decisions = Counter(
+            "tidegate_policy_decisions",
+            "Inputs and outputs by what the policy decided",
+            ["direction", "action"],
+            registry=self.registry,
+        )
+        self.policy_matches = Counter(
+            "tidegate_policy_matches",
+            "Matches by list or pattern, category, action and direction",
+            ["source", "category", "action", "direction"],
+            registry=self.registry,
+        )
+        self.policy_info = Gauge(
+            "tidegate_policy_info", "1 for the policy in force", ["version"], registry=self.registry
+        )
+        self.policy_reloads = Counter(
+            "tidegate_policy_reloads", "Policies read anew, by outcome", ["outcome"], registry=self.registry
+        )
+        for outcome in ("ok", "refused"):
+            self.policy_reloads.labels(outcome)
+        self.policy_reload_failing = Gauge(
+            "tidegate_policy_reload_failing",
+            "1 while the files hold a policy that cannot be used",
+            registry=self.registry,
         )
         self.prompt_tokens = self.tokens.labels("prompt")
         self.completion_tokens = self.tokens.labels("completion")
+
+    def matched(self, direction: Direction, span: Span) -> None:
+        """A match of a list or pattern."""
+        self.policy_matches.labels(span.source, span.category, span.action, direction).inc()
+
+    def decided(self, direction: Direction, action: Action) -> None:
+        """What the policy decided about a whole input or output."""
+        self.policy_decisions.labels(direction, action).inc()
+
+    def policy_in_force(self, version: str) -> None:
+        """Name the policy that counts from now on."""
+        self.policy_info.clear()
+        self.policy_info.labels(version).set(1)
+
+    def reloaded(self, version: str | None) -> None:
+        """A policy was read anew; None if it cannot be used."""
+        self.policy_reloads.labels("ok" if version else "refused").inc()
+        self.policy_reload_failing.set(0 if version else 1)
+        if version:
+            self.policy_in_force(version)
 
     def exposition(self) -> bytes:
         """The text for Prometheus."""

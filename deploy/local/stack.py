@@ -26,7 +26,7 @@ TRITON_GRACE_SECONDS = 20.0
 GATEWAY_GRACE_SECONDS = 15.0
 READY_SECONDS = 120.0
 FIRST_PROMPT = "What is the capital of France?"
-SHIPPED_WORDS = Path(__file__).resolve().parents[1] / "policy" / "words.txt"
+SHIPPED_POLICY = Path(__file__).resolve().parents[1] / "policy" / "policy.yaml"
 
 
 class StackError(Exception):
@@ -77,7 +77,7 @@ class Stack:
             "TIDEGATE_PORT": str(self.gateway_port),
             "TIDEGATE_TRITON_URL": f"127.0.0.1:{self.ports.grpc}",
             "TIDEGATE_MODEL": self.model,
-            "TIDEGATE_WORD_FILE": os.environ.get("TIDEGATE_WORD_FILE", str(SHIPPED_WORDS)),
+            "TIDEGATE_POLICY_FILE": os.environ.get("TIDEGATE_POLICY_FILE", str(SHIPPED_POLICY)),
         }
 
     def token(self, scope: str = "generate") -> str:

@@ -34,7 +34,7 @@ def generate_routes(generation: Generation, max_tokens: int) -> APIRouter:
         state["fields"]["stream"] = stream
         if body.max_tokens > max_tokens:
             raise InvalidField(f"max_tokens: at most {max_tokens} here; ask for fewer", field="max_tokens")
-        ask = Ask(state["request_id"], body.prompt(), body.parameters(stream), state["accepted"])
+        ask = Ask(state["request_id"], body.prompt(), body.parameters(stream), state["accepted"], body.include_policy)
         if stream:
             running = await _unless_client_leaves(request, generation.start(principal, ask))
             return EventSourceResponse(_events(request, running))
@@ -103,7 +103,7 @@ async def _events(request: Request, answer: Answer) -> AsyncIterator[bytes]:
     try:
         async for delta in answer:
             text = delta.text
-            if not delta.finish_reason:
+            if text and not delta.finish_reason:
                 yield format_sse_event(data_str=event_data({"text_output": text}))
         yield format_sse_event(data_str=event_data({**_closing(request, answer), "text_output": text}))
         state["outcome"] = "ok"
@@ -120,13 +120,14 @@ def _closing(request: Request, answer: Answer) -> dict[str, Any]:
     assert last is not None, "an answer that ended has a last delta"  # noqa: S101 - a contract of Answer
     usage = {"prompt_tokens": last.prompt_tokens, "completion_tokens": last.completion_tokens}
     request.scope["state"]["fields"] |= {**usage, "finish_reason": last.finish_reason}
-    return {
+    closing = {
         "id": answer.request_id,
         "model": answer.model,
         "model_version": last.model_version,
         "finish_reason": last.finish_reason,
         "usage": {**usage, "total_tokens": last.prompt_tokens + last.completion_tokens},
     }
+    return closing if answer.verdicts is None else {**closing, "policy": answer.verdicts.report()}
 
 
 async def _unless_client_leaves(request: Request, work: Awaitable[Result]) -> Result:

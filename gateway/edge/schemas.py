@@ -52,6 +52,7 @@ class GenerateBody(BaseModel):
         None, description="Texts that end the answer; they are not part of it."
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
+    include_policy: bool = Field(False, description="Say in the answer's field `policy` what the policy found.")
     ignore_eos: bool = Field(False, description="Go on past the model's own end, up to max_tokens.")
 
     @model_validator(mode="after")
@@ -90,6 +91,33 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class PolicyMatch(BaseModel):
+    """A match: the list or pattern, and characters ``start`` to ``end`` of the text; of what was asked, in the text (or
+    message) number ``text``."""
+
+    text: int | None = None
+    source: str
+    category: str
+    action: Literal["flag", "redact", "block"]
+    start: int
+    end: int
+
+
+class PolicyFindings(BaseModel):
+    """What was decided, and why."""
+
+    action: Literal["allow", "flag", "redact", "block"]
+    matches: list[PolicyMatch]
+
+
+class PolicyReport(BaseModel):
+    """What the policy found."""
+
+    version: str
+    input: PolicyFindings
+    output: PolicyFindings
+
+
 class GenerateAnswer(BaseModel):
     """What ``POST /generate`` gives."""
 
@@ -97,8 +125,9 @@ class GenerateAnswer(BaseModel):
     model: str
     model_version: str
     text_output: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "content_filter"]
     usage: Usage
+    policy: PolicyReport | None = None
 
 
 class ErrorDetail(BaseModel):

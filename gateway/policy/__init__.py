@@ -1,5 +1,10 @@
-"""What may be asked and what may be answered."""
+"""What may be asked and what may be answered.
 
-from gateway.policy.wordlist import PolicyError, Verdict, WordPolicy, fold, load_words
-
-__all__ = ["PolicyError", "Verdict", "WordPolicy", "fold", "load_words"]
+verdict     the words that every check shares
+folds       what is the same to a list           alignment  when a text is an entry
+scan        in pieces                            matcher    at once
+patterns    regular expressions, in pieces       personal   the shipped ones
+rules       lists and patterns together: a whole text's spans, a stream's masked text
+config      the policy file                      compiled   made ready
+engine      what the use case asks
+"""

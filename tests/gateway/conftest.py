@@ -22,6 +22,11 @@ from gateway.settings import Settings
 
 from .fake_triton import FakeTriton
 
+POLICY = """
+version: test
+lists:
+  - {name: words, file: words.txt}
+"""
 KEY = "0123456789abcdef" * 4
 
 
@@ -68,9 +73,11 @@ async def serve(tmp_path: Path, **settings: object) -> AsyncIterator[Served]:
     """A gateway with these settings."""
     words = tmp_path / "words.txt"
     words.write_text("# a comment\n炸弹\tblock\tweapons\nbad word\nfishy\tflag\tfraud\n", encoding="utf-8")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY, encoding="utf-8")
     triton, address = FakeTriton(), f"127.0.0.1:{free_port()}"
     triton_server = await serve_triton(triton, address)
-    defaults: dict[str, object] = {"jwt_key": KEY, "word_file": words, "triton_url": address}
+    defaults: dict[str, object] = {"jwt_key": KEY, "policy_file": policy, "triton_url": address}
     app = create_app(Settings(**{**defaults, **settings}))  # type: ignore[arg-type]
     port = free_port()
     server = uvicorn.Server(

@@ -25,7 +25,8 @@ CHAT_TEMPLATE = (
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Say `error:TEXT` for an error in the stream, `status:NAME` for a failed call, `hang` to never answer, `slow` to
-    answer once and never again, `late-error:TEXT` to fail after the first text; anything else is echoed by word."""
+    answer once and never again, `late-error:TEXT` to fail after the first text, `say-on:TEXT` for the text character by
+    character and then never an end; anything else is echoed by word."""
 
     def __init__(self) -> None:
         self.ready = True
@@ -60,7 +61,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             async for response in self._answer(text, context):
                 yield response
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while it sends
             self.cancelled.set()
             raise
 
@@ -78,6 +79,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         elif kind == "late-error":
             yield _response("one ", "", 1)
             yield pb.ModelStreamInferResponse(error_message=argument)
+        elif kind == "say-on":
+            for number, character in enumerate(argument, 1):
+                yield _response(character, "", number)
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(600)
         elif kind == "endless":
             yield _response("one ", "", 1, final=True)
         else:

@@ -126,7 +126,10 @@ async def test_a_flagged_word_passes(served: Served) -> None:
     """`flag` lets the request through and counts it."""
     async with served.client() as client:
         assert (await client.post("/generate", json={"text_input": "fishy"})).status_code == 200
-        assert 'tidegate_policy_decisions_total{action="flag"} 1.0' in (await client.get("/metrics")).text
+        assert (
+            'tidegate_policy_decisions_total{action="flag",direction="input"} 1.0'
+            in (await client.get("/metrics")).text
+        )
 
 
 async def test_unknown_paths_and_methods(served: Served) -> None:

@@ -35,6 +35,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     contents = {"words": b"bad word\n", "private": private, "empty": b"", "short": CANARY.encode()}
     contents["latin"] = "schlecht\xe4\n".encode("latin-1")
     contents["action"] = b"fine\nword\texplode\n"
+    for name in ("words", "latin", "action"):
+        contents[f"{name}.yaml"] = f"version: '1'\nlists:\n  - {{name: a, file: {name}}}\n".encode()
+    contents["typo.yaml"] = b"version: '1'\nlists:\n  - name: a\n    fiel: words\n"
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     return {name: str(folder / name) for name in contents} | {"absent": str(folder / "absent")}
@@ -43,20 +46,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
-        ({"word_file": "words"}, "TIDEGATE_JWT_KEY"),
-        ({"word_file": "words", "jwt_key": f"{CANARY}-too-short"}, "TIDEGATE_JWT_KEY"),
-        ({"word_file": "words", "jwt_key_file": "short"}, "openssl rand -hex 32"),
-        ({"word_file": "words", "jwt_key_file": "empty"}, "TIDEGATE_JWT_KEY"),
-        ({"word_file": "words", "jwt_key_file": "absent"}, "TIDEGATE_JWT_KEY_FILE cannot be read"),
-        ({"word_file": "words", "jwt_key": CANARY * 9, "jwt_algorithm": "RS256"}, "public key"),
-        ({"word_file": "words", "jwt_key_file": "private", "jwt_algorithm": "RS256"}, "public key"),
-        ({"word_file": "words", "jwt_key": KEY, "jwt_algorithm": "none"}, "TIDEGATE_JWT_ALGORITHM"),
-        ({"jwt_key": KEY}, "TIDEGATE_WORD_FILE"),
-        ({"jwt_key": KEY, "word_file": "absent"}, "TIDEGATE_WORD_FILE"),
-        ({"jwt_key": KEY, "word_file": "latin"}, "not UTF-8 at byte 8"),
-        ({"jwt_key": KEY, "word_file": "action"}, "action:2"),
-        ({"jwt_key": KEY, "word_file": "words", "port": "70000"}, "TIDEGATE_PORT"),
-        ({"jwt_key": KEY, "word_file": "words", "environment": "staging"}, "TIDEGATE_ENVIRONMENT"),
+        ({"policy_file": "words.yaml"}, "TIDEGATE_JWT_KEY"),
+        ({"policy_file": "words.yaml", "jwt_key": f"{CANARY}-too-short"}, "TIDEGATE_JWT_KEY"),
+        ({"policy_file": "words.yaml", "jwt_key_file": "short"}, "openssl rand -hex 32"),
+        ({"policy_file": "words.yaml", "jwt_key_file": "empty"}, "TIDEGATE_JWT_KEY"),
+        ({"policy_file": "words.yaml", "jwt_key_file": "absent"}, "TIDEGATE_JWT_KEY_FILE cannot be read"),
+        ({"policy_file": "words.yaml", "jwt_key": CANARY * 9, "jwt_algorithm": "RS256"}, "public key"),
+        ({"policy_file": "words.yaml", "jwt_key_file": "private", "jwt_algorithm": "RS256"}, "public key"),
+        ({"policy_file": "words.yaml", "jwt_key": KEY, "jwt_algorithm": "none"}, "TIDEGATE_JWT_ALGORITHM"),
+        ({"jwt_key": KEY}, "TIDEGATE_POLICY_FILE"),
+        ({"jwt_key": KEY, "policy_file": "absent"}, "TIDEGATE_POLICY_FILE"),
+        ({"jwt_key": KEY, "policy_file": "latin.yaml"}, "not UTF-8 at byte 8"),
+        ({"jwt_key": KEY, "policy_file": "action.yaml"}, "action:2"),
+        ({"jwt_key": KEY, "policy_file": "typo.yaml"}, "typo.yaml:4: lists.0.fiel: "),
+        ({"jwt_key": KEY, "policy_file": "words.yaml", "port": "70000"}, "TIDEGATE_PORT"),
+        ({"jwt_key": KEY, "policy_file": "words.yaml", "environment": "staging"}, "TIDEGATE_ENVIRONMENT"),
     ],
 )
 def test_it_does_not_start_with_settings_that_do_not_hold(
@@ -89,7 +93,7 @@ def test_a_development_token_is_what_the_verifier_wants() -> None:
 
 def test_tokens_are_minted_in_development_only(files: dict[str, str]) -> None:
     """A production key mints nothing here."""
-    ended = gateway("token", "--subject", "ann", "--tenant", "acme", jwt_key=KEY, word_file=files["words"])
+    ended = gateway("token", "--subject", "ann", "--tenant", "acme", jwt_key=KEY, policy_file=files["words.yaml"])
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "TIDEGATE_ENVIRONMENT=development" in ended.stderr
 
@@ -98,5 +102,5 @@ def test_the_readme_knows_where_the_words_are() -> None:
     """The shipped list loads."""
     root = Path(__file__).resolve().parents[2]
     ended = gateway("token", "--subject", "a", "--tenant", "b", environment="development", jwt_key=KEY,
-                    word_file=str(root / "deploy/policy/words.txt"))  # fmt: skip
+                    policy_file=str(root / "deploy/policy/policy.yaml"))  # fmt: skip
     assert ended.returncode == 0

@@ -1,0 +1,172 @@
+"""A policy made ready: the rules of each direction and tenant. Whoever has the same lists with the same actions shares
+them, so a tenant costs memory only for what is different.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.policy import pinyin
+from gateway.policy.config import AllowPart, ListPart, PatternPart, PolicyFile, read_policy
+from gateway.policy.errors import PolicyError
+from gateway.policy.folds import Folds, folding
+from gateway.policy.lists import MOST_CATEGORIES, Line, read_list
+from gateway.policy.matcher import Entry, Matcher
+from gateway.policy.patterns import PatternError, Rule, compile_rule
+from gateway.policy.personal import shipped
+from gateway.policy.rules import Mask, Meaning, Rules, Words, build_words
+from gateway.policy.verdict import Action, Direction
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A list with its entries, read and checked."""
+
+    part: ListPart
+    lines: tuple[Line, ...]
+    where: str
+
+    def entries(self, override: Action | None) -> list[tuple[Entry, Meaning]]:
+        """What is looked for and what it means. ``override`` replaces every action of the list."""
+        whole = self.part.match == "word"
+        found = []
+        for line in self.lines:
+            action = override or line.action or self.part.action
+            meaning = Meaning(self.part.name, line.category or self.part.category, action)
+            holds = action != "flag"
+            found.append((Entry(line.word, whole, holds), meaning))
+            if self.part.pinyin:
+                found += [(Entry(each.text, each.whole_word, holds), meaning) for each in pinyin.spellings(line.word)]
+        return found
+
+
+@dataclass
+class Policy:
+    """One version of a policy, ready for use. ``digest`` is the SHA-256 of everything it was made from."""
+
+    file: PolicyFile
+    digest: str
+    lists: tuple[Listed, ...]
+    patterns: tuple[tuple[PatternPart, Rule], ...]
+    allow: Matcher | None
+    _rules: dict[tuple[object, ...], Rules] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """The policy's own word, and the beginning of its digest."""
+        return f"{self.file.version}@{self.digest[:12]}"
+
+    def rules(self, direction: Direction, tenant: str) -> Rules:
+        """What is looked for in what ``tenant`` asks or is answered."""
+        part = self.file.tenants.get(tenant)
+        actions: Mapping[str, Action] = part.actions if part is not None else {}
+        key = tuple(
+            (listed.part.name, actions.get(listed.part.name))
+            for listed in self.lists
+            if self._applies(listed.part, direction, actions)
+        ) + tuple(
+            (part.called, actions.get(part.called, part.action)) for part, _ in self.patterns if direction in part.apply
+        )
+        if key not in self._rules:
+            self._rules[key] = self._make(direction, actions)
+        return self._rules[key]
+
+    def prepare(self) -> None:
+        """Make every tenant's rules now rather than with the first request."""
+        for tenant in ("", *self.file.tenants):
+            self.rules("input", tenant)
+            self.rules("output", tenant)
+
+    @staticmethod
+    def _applies(part: ListPart, direction: Direction, actions: Mapping[str, Action]) -> bool:
+        return direction in part.apply and actions.get(part.name) != "allow"
+
+    def _make(self, direction: Direction, actions: Mapping[str, Action]) -> Rules:
+        by_folds: dict[Folds, list[tuple[Entry, Meaning]]] = defaultdict(list)
+        for listed in self.lists:
+            if self._applies(listed.part, direction, actions):
+                by_folds[listed.part.folds.folds()] += listed.entries(actions.get(listed.part.name))
+        active = [
+            (rule, Meaning(part.called, part.category, actions.get(part.called, part.action)))
+            for part, rule in self.patterns
+            if direction in part.apply and actions.get(part.called) != "allow"
+        ]
+        return Rules(
+            tuple(_words(entries, folds) for folds, entries in by_folds.items()),
+            tuple(rule for rule, _ in active),
+            tuple(meaning for _, meaning in active),
+            self.allow,
+            Mask(self.file.mask.character or "", self.file.mask.label),
+        )
+
+
+def _words(entries: list[tuple[Entry, Meaning]], folds: Folds) -> Words:
+    return build_words(entries, folds)
+
+
+def load_policy(path: Path) -> Policy:
+    """Read, check and make ready. Raises :class:`PolicyError`."""
+    policy = compile_policy(read_policy(path), path.parent, str(path))
+    policy.prepare()
+    return policy
+
+
+def compile_policy(file: PolicyFile, folder: Path, name: str) -> Policy:
+    """A policy from its file; ``folder`` is where relative files lie. Raises :class:`PolicyError`."""
+    digest = hashlib.sha256(file.model_dump_json().encode())
+    lists = []
+    for part in file.lists:
+        where = str(folder / part.file) if part.file is not None else f"{name}: list '{part.name}'"
+        lines = _lines(part, folder)
+        for line in lines:
+            digest.update(f"{line.word}\t{line.action}\t{line.category}\n".encode("utf-8", "surrogatepass"))
+        listed = Listed(part, lines, where)
+        _check_entries(listed)
+        lists.append(listed)
+    categories = {line.category or listed.part.category for listed in lists for line in listed.lines}
+    if len(categories) > MOST_CATEGORIES:
+        raise PolicyError(f"{name}: {len(categories)} categories; at most {MOST_CATEGORIES}, they label metrics")
+    allow, words = _allow(file.allow, folder)
+    digest.update("\n".join(words).encode())
+    return Policy(file, digest.hexdigest(), tuple(lists), _patterns(file, name), allow)
+
+
+def _lines(part: ListPart, folder: Path) -> tuple[Line, ...]:
+    if part.file is not None:
+        return tuple(read_list(folder / part.file))
+    return tuple(Line(word, None, "", number) for number, word in enumerate(part.words, 1))
+
+
+def _check_entries(listed: Listed) -> None:
+    fold = folding(listed.part.folds.folds())
+    for line in listed.lines:
+        if not fold.entry(line.word):
+            raise PolicyError(
+                f"{listed.where}:{line.number}: nothing is left of this entry once it is folded; remove it"
+            )
+
+
+def _allow(part: AllowPart | None, folder: Path) -> tuple[Matcher | None, list[str]]:
+    if part is None:
+        return None, []
+    words = [*part.words, *([line.word for line in read_list(folder / part.file)] if part.file else [])]
+    entries = [Entry(word, part.match == "word", False) for word in words]
+    return (Matcher(entries) if entries else None), words
+
+
+def _patterns(file: PolicyFile, name: str) -> tuple[tuple[PatternPart, Rule], ...]:
+    known = shipped() if file.patterns else {}
+    found = []
+    for part in file.patterns:
+        if part.use is not None and part.use not in known:
+            raise PolicyError(f"{name}: patterns: use must be one of {', '.join(known)}")
+        try:
+            rule = known[part.use] if part.use is not None else compile_rule(part.called, part.pattern or "")
+        except PatternError as error:
+            raise PolicyError(f"{name}: patterns: {error}") from None
+        found.append((part, rule))
+    return tuple(found)

@@ -1,0 +1,202 @@
+"""A policy as data: one YAML file, and the word lists that it names.
+
+Every field is declared here, once; ``python -m gateway policy schema`` prints the JSON schema. An error names file,
+line and field.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gateway.policy.errors import PolicyError
+from gateway.policy.folds import Folds
+from gateway.policy.verdict import Direction
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
+FoundAction = Literal["flag", "redact", "block"]
+BOTH: tuple[Direction, ...] = ("input", "output")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FoldsPart(_Part):
+    """Which differences do not count for a list; each can be switched off."""
+
+    width: bool = Field(
+        default=True, description="Full-width letters, ligatures, mathematical alphabets, compatibility forms."
+    )
+    case: bool = Field(default=True, description="Upper and lower case.")
+    accents: bool = Field(default=True, description="Accents and other marks on letters.")
+    traditional: bool = Field(default=True, description="Traditional and simplified Chinese.")
+    lookalikes: bool = Field(default=True, description="Letters of other alphabets that look like Latin ones.")
+    invisible: bool = Field(default=True, description="Zero-width and other characters that cannot be seen.")
+    separators: bool = Field(default=True, description="Spaces, punctuation, emoji and signs put between letters.")
+    signs: bool = Field(default=True, description="Digits and signs that stand for letters: `$` for s, `0` for o.")
+    repeat: int = Field(default=3, ge=0, le=8, description="Repeated letters, from this many on; 0 is off.")
+
+    def folds(self) -> Folds:
+        """The same, as the matcher takes them."""
+        return Folds(**self.model_dump())
+
+
+class ListPart(_Part):
+    """A word list."""
+
+    name: Name = Field(description="Appears in verdicts, metrics and the audit record.")
+    file: str | None = Field(default=None, description="The list's file, beside the policy file or absolute.")
+    words: list[str] = Field(default=[], description="Entries right here, instead of a file.")
+    action: FoundAction = Field(default="block", description="For entries without an action of their own.")
+    category: str = Field(default="", max_length=40, description="For entries without a category of their own.")
+    match: Literal["word", "substring"] = Field(
+        default="word",
+        description="`word`: letters of an alphabet must not go on beside an entry. Chinese is always found.",
+    )
+    apply: list[Direction] = Field(
+        default=list(BOTH), min_length=1, description="What is asked, what is answered, or both."
+    )
+    folds: FoldsPart = FoldsPart()
+    pinyin: bool = Field(False, description="Find Chinese entries spelled in pinyin too. Needs the extra `pinyin`.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ListPart:
+        if (self.file is None) == (not self.words):
+            raise ValueError("give exactly one of file and words")
+        return self
+
+
+class AllowPart(_Part):
+    """Words that cancel the hits that they contain."""
+
+    file: str | None = None
+    words: list[str] = []
+    match: Literal["word", "substring"] = "word"
+
+
+class PatternPart(_Part):
+    """A regular expression: one of the shipped ones (`use`), or your own."""
+
+    use: str | None = Field(default=None, description="cn_id, cn_mobile, phone, bank_card, email or api_key.")
+    name: Name | None = None
+    pattern: str | None = Field(
+        default=None, max_length=2000, description="In Python's syntax; bounded: `{1,20}`, not `+`."
+    )
+    action: FoundAction = "redact"
+    category: str = Field(default="personal", max_length=40)
+    apply: list[Direction] = Field(default=list(BOTH), min_length=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PatternPart:
+        if (self.use is None) == (self.pattern is None) or (self.pattern is not None and self.name is None):
+            raise ValueError("give use, or name and pattern")
+        return self
+
+    @property
+    def called(self) -> str:
+        """The rule's name."""
+        return self.name or self.use or ""
+
+
+class MaskPart(_Part):
+    """What stands in place of redacted text."""
+
+    character: str | None = Field(default="*", min_length=1, max_length=1, description="One for each character.")
+    label: str | None = Field(
+        default=None, max_length=40, description="One for each stretch; `{category}` is filled in."
+    )
+
+
+class LintPart(_Part):
+    """When an entry is too ordinary to block."""
+
+    benign: str | None = Field(default=None, description="A file of ordinary texts, one a line, to score entries on.")
+    max_rate: float = Field(default=0.001, ge=0, le=1, description="Share of ordinary texts that an entry may hit.")
+    on_fail: Literal["refuse", "flag"] = Field(
+        default="refuse", description="Refuse the policy, or only flag the entry."
+    )
+
+
+class TenantPart(_Part):
+    """What is different for a tenant."""
+
+    actions: dict[str, Literal["allow", "flag", "redact", "block"]] = Field(
+        default={}, description="Another action for a list, pattern or moderator, by name; `allow` switches it off."
+    )
+
+
+class PolicyFile(_Part):
+    """One policy."""
+
+    version: str = Field(min_length=1, max_length=64, description="Yours; appears in verdicts, metrics and audit.")
+    lists: list[ListPart] = []
+    allow: AllowPart | None = None
+    patterns: list[PatternPart] = []
+    moderators: list[dict[str, Any]] = []
+    mask: MaskPart = MaskPart()
+    lint: LintPart = LintPart()
+    tenants: dict[str, TenantPart] = {}
+
+    @model_validator(mode="after")
+    def _names(self) -> PolicyFile:
+        names = [each.name for each in self.lists] + [each.called for each in self.patterns]
+        names += [str(each.get("name", "")) for each in self.moderators]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the name '{twice[0]}' is given twice")
+        for tenant, part in self.tenants.items():
+            unknown = sorted(set(part.actions) - set(names))
+            if unknown:
+                raise ValueError(
+                    f"tenants.{tenant}.actions names '{unknown[0]}', which is no list, pattern or moderator"
+                )
+        return self
+
+
+def read_policy(path: Path) -> PolicyFile:
+    """Read and check a policy file. Raises :class:`PolicyError`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PolicyError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"{path} is not UTF-8 at byte {error.start}") from None
+    return parse_policy(text, str(path))
+
+
+def parse_policy(text: str, name: str) -> PolicyFile:
+    """The same from a text. Raises :class:`PolicyError`."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PolicyError(f"{name}:{line}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise PolicyError(f"{name}: not YAML: {error}") from None
+    try:
+        return PolicyFile.model_validate(content if content is not None else {})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the policy"
+        message = first["msg"].removeprefix("Value error, ")
+        raise PolicyError(f"{name}:{_line_of(node, first['loc'])}: {where}: {message}") from None
+
+
+def _line_of(node: Any, location: tuple[int | str, ...]) -> int:
+    """The line where the field at ``location`` stands, or the innermost part of it that is there."""
+    line = 1
+    for part in location:
+        found = None
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            found = (node.value[part], node.value[part])
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line

@@ -1,0 +1,168 @@
+"""Regular expressions over a text that comes in pieces, with the same answer however it was cut.
+
+A rule's pattern must be bounded: no match longer than :data:`LONGEST` characters, no look further than one character
+ahead and :data:`LOOK_BEHIND` back. Then a place in the text is decided as soon as the text behind it can no longer
+change what matches there. Matches of one rule do not overlap and are taken from left to right. A rule may carry a check
+(a checksum) that a match has to pass. The module ``regex`` tells whether a text could still become a match
+(``partial``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import regex
+
+LONGEST, LOOK_BEHIND = 256, 32
+_parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
+
+
+class PatternError(ValueError):
+    """A pattern that cannot be used; the message says why and what to write instead."""
+
+
+def _accept(_match: str) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One pattern. ``first`` holds every character that a match may begin with (empty: any); it spares the search."""
+
+    name: str
+    pattern: regex.Pattern[str]
+    longest: int
+    first: frozenset[str] = frozenset()
+    check: Callable[[str], bool] = _accept
+
+
+class Hit(NamedTuple):
+    """A match: the rule's place in the list of rules, the first character, the one behind the last, and how many
+    characters had been read when it was certain."""
+
+    rule: int
+    start: int
+    end: int
+    certain: int
+
+
+def compile_rule(name: str, pattern: str, first: str = "", check: Callable[[str], bool] = _accept) -> Rule:
+    """A rule from a pattern in the syntax of Python's ``re``. Raises :class:`PatternError`."""
+    try:
+        tree = _parser.parse(pattern)
+        compiled = regex.compile(pattern, flags=regex.VERSION0)
+    except (re.error, regex.error, OverflowError) as error:
+        raise PatternError(f"'{name}' is not a regular expression: {error}") from None
+    shortest, longest = tree.getwidth()
+    if longest > LONGEST:
+        raise PatternError(f"'{name}' may match more than {LONGEST} characters; write {{1,20}} instead of + or *")
+    if shortest == 0:
+        raise PatternError(f"'{name}' matches the empty text")
+    for ahead, width in _looks(tree):
+        if width > (1 if ahead else LOOK_BEHIND):
+            raise PatternError(f"'{name}' looks further than 1 character ahead or {LOOK_BEHIND} back")
+    return Rule(name, compiled, longest, frozenset(first), check)
+
+
+def _looks(tree: Any) -> Iterator[tuple[bool, int]]:
+    """The look-arounds of a parsed pattern: ahead or back, and how far at most."""
+    for operation, argument in tree:
+        if str(operation) in ("ASSERT", "ASSERT_NOT"):
+            direction, inner = argument
+            yield direction > 0, inner.getwidth()[1]
+        for part in _parts(argument):
+            yield from _looks(part)
+
+
+def _parts(argument: Any) -> Iterator[Any]:
+    if isinstance(argument, _parser.SubPattern):
+        yield argument
+    elif isinstance(argument, (tuple, list)):
+        for each in argument:
+            yield from _parts(each)
+
+
+def find(rules: Sequence[Rule], text: str) -> list[Hit]:
+    """Every match in a whole text."""
+    scan = PatternScan(rules)
+    return scan.feed(text) + scan.finish()
+
+
+class PatternScan:
+    """One text, in pieces."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = rules
+        self._text = ""
+        self._dropped = 0
+        self._next = [0] * len(rules)
+        everything = any(not rule.first for rule in rules)
+        self._first = None if everything else frozenset().union(*(rule.first for rule in rules))
+
+    @property
+    def position(self) -> int:
+        """Characters read."""
+        return self._dropped + len(self._text)
+
+    def copy(self) -> PatternScan:
+        """The same place in the same text, to go on from twice."""
+        twin = PatternScan(self._rules)
+        twin._text, twin._dropped, twin._next = self._text, self._dropped, list(self._next)
+        return twin
+
+    def feed(self, piece: str) -> list[Hit]:
+        """Read on; returns the matches that are certain now."""
+        idle = min(self._next, default=0) == self.position or not self._rules
+        self._text += piece
+        if idle and self._first is not None and self._first.isdisjoint(piece):
+            self._next = [self.position] * len(self._rules)
+            found = []
+        else:
+            found = self._decide(final=False)
+        keep = min(self._next, default=self.position) - LOOK_BEHIND - self._dropped
+        if keep > LONGEST:
+            self._text, self._dropped = self._text[keep:], self._dropped + keep
+        return found
+
+    def finish(self) -> list[Hit]:
+        """Nothing follows: the matches that were waiting for it."""
+        return self._decide(final=True)
+
+    def oldest(self, holds: Sequence[bool] | None = None) -> int:
+        """The first character that is not decided; ``position`` if there is none. With ``holds`` (by rule), other rules
+        do not count."""
+        places = [place for number, place in enumerate(self._next) if holds is None or holds[number]]
+        return min(places, default=self.position)
+
+    def _decide(self, *, final: bool) -> list[Hit]:
+        found: list[Hit] = []
+        for number, rule in enumerate(self._rules):
+            place = self._next[number] - self._dropped
+            while place < len(self._text):
+                match = rule.pattern.search(self._text, place, partial=not final)
+                if match is None:
+                    place = len(self._text)
+                    break
+                live = match.start() if match.partial else None if final else self._live(rule, place, match.start())
+                if live is not None:
+                    place = live
+                    break
+                place = match.start() + 1
+                if rule.check(match.group()):
+                    place = match.end()
+                    certain = min(self._dropped + match.end() + 1, self.position)
+                    found.append(Hit(number, self._dropped + match.start(), self._dropped + match.end(), certain))
+            self._next[number] = self._dropped + place
+        return found
+
+    def _live(self, rule: Rule, first: int, last: int) -> int | None:
+        """The first place from ``first`` to ``last`` whose match may still change with more text."""
+        for place in range(max(first, len(self._text) - rule.longest), last + 1):
+            if rule.pattern.fullmatch(self._text, place, partial=True) is not None:
+                return place
+        return None

@@ -1,0 +1,84 @@
+"""A policy whose files change is read anew and takes the old one's place, without a dropped request.
+
+It is made ready in a thread, so requests go on meanwhile; a policy that cannot be used changes nothing and is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+from gateway.policy.compiled import Policy, load_policy
+from gateway.policy.engine import PolicyEngine
+from gateway.policy.errors import PolicyError
+
+LOGGER = logging.getLogger("tidegate")
+
+
+class ReloadObserver(Protocol):
+    """Who counts."""
+
+    def reloaded(self, version: str | None) -> None:
+        """A policy was read anew; None if it cannot be used and the old one stays."""
+
+
+@contextlib.asynccontextmanager
+async def watching(
+    path: Path | None, seconds: float, engine: PolicyEngine, observer: ReloadObserver
+) -> AsyncIterator[None]:
+    """Look at the policy's files every so many ``seconds`` while the block runs; never, if 0 or without a file."""
+    if path is None or not seconds:
+        yield
+        return
+    task = asyncio.create_task(_watch(path, seconds, engine, observer))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _watch(path: Path, seconds: float, engine: PolicyEngine, observer: ReloadObserver) -> None:
+    seen = fingerprint(path, engine.policy)
+    while True:
+        await asyncio.sleep(seconds)
+        now = await asyncio.to_thread(fingerprint, path, engine.policy)
+        if now != seen:
+            seen = now
+            await reload(path, engine, observer)
+            seen = await asyncio.to_thread(fingerprint, path, engine.policy)
+
+
+async def reload(path: Path, engine: PolicyEngine, observer: ReloadObserver) -> bool:
+    """Read the policy anew and let it take over; False if it cannot be used."""
+    try:
+        policy = await asyncio.to_thread(load_policy, path)
+    except PolicyError as error:
+        LOGGER.error("the policy on disk cannot be used; the old one stays", extra={"fields": {"reason": str(error)}})
+        observer.reloaded(None)
+        return False
+    if policy.digest != engine.policy.digest:
+        engine.swap(policy)
+        LOGGER.info("policy reloaded", extra={"fields": {"policy": policy.version}})
+    observer.reloaded(policy.version)
+    return True
+
+
+def fingerprint(path: Path, policy: Policy) -> tuple[object, ...]:
+    """What changes when one of the policy's files does."""
+    names = [each.part.file for each in policy.lists] + [policy.file.allow.file if policy.file.allow else None]
+    files = [path, *(path.parent / name for name in names if name)]
+    return tuple(_stamp(each) for each in files)
+
+
+def _stamp(path: Path) -> object:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return error.errno
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
