@@ -1,4 +1,4 @@
-"""``python -m gateway serve|token|settings``."""
+"""``python -m gateway serve|token|settings|policy``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from gateway.access import mint
 from gateway.app import create_app
+from gateway.policy import command
 from gateway.policy.errors import PolicyError
 from gateway.reference import settings_table
 from gateway.settings import Settings
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.command == "settings":
         print(settings_table())
         return 0
+    if options.command == "policy":
+        return _policy(options)
     try:
         settings = Settings()  # type: ignore[call-arg]  # every value comes from the environment
         return _token(settings, options) if options.command == "token" else _serve(settings)
@@ -34,6 +37,14 @@ def main(argv: list[str] | None = None) -> int:
     except PolicyError as error:
         print(f"error: TIDEGATE_POLICY_FILE: {error}", file=sys.stderr)
     return 2
+
+
+def _policy(options: argparse.Namespace) -> int:
+    try:
+        return command.run(options)
+    except PolicyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def _serve(settings: Settings) -> int:
@@ -74,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve; settings come from TIDEGATE_… (docs/configuration.md)")
     commands.add_parser("settings", help="print every setting as a Markdown table")
+    command.add_commands(commands.add_parser("policy", help="try a policy out: check, lint, schema"))
     token = commands.add_parser("token", help="print a development token")
     token.add_argument("--subject", required=True)
     token.add_argument("--tenant", required=True)

@@ -7,10 +7,11 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gateway.policy import pinyin
+from gateway.policy import lint, pinyin
+from gateway.policy.benign import read_texts, shipped_texts
 from gateway.policy.config import AllowPart, ListPart, PatternPart, PolicyFile, read_policy
 from gateway.policy.errors import PolicyError
 from gateway.policy.folds import Folds, folding
@@ -18,7 +19,7 @@ from gateway.policy.lists import MOST_CATEGORIES, Line, read_list
 from gateway.policy.matcher import Entry, Matcher
 from gateway.policy.patterns import PatternError, Rule, compile_rule
 from gateway.policy.personal import shipped
-from gateway.policy.rules import Mask, Meaning, Rules, Words, build_words
+from gateway.policy.rules import Mask, Meaning, Rules, build_words
 from gateway.policy.verdict import Action, Direction
 
 
@@ -29,13 +30,20 @@ class Listed:
     part: ListPart
     lines: tuple[Line, ...]
     where: str
+    demoted: frozenset[int] = frozenset()
+    """Numbers of lines that are too ordinary to block and only flag."""
+
+    def acts(self, line: Line, override: Action | None = None) -> Action:
+        """What a match of ``line`` does."""
+        action = override or line.action or self.part.action
+        return "flag" if action == "block" and line.number in self.demoted else action
 
     def entries(self, override: Action | None) -> list[tuple[Entry, Meaning]]:
         """What is looked for and what it means. ``override`` replaces every action of the list."""
         whole = self.part.match == "word"
         found = []
         for line in self.lines:
-            action = override or line.action or self.part.action
+            action = self.acts(line, override)
             meaning = Meaning(self.part.name, line.category or self.part.category, action)
             holds = action != "flag"
             found.append((Entry(line.word, whole, holds), meaning))
@@ -96,7 +104,7 @@ class Policy:
             if direction in part.apply and actions.get(part.called) != "allow"
         ]
         return Rules(
-            tuple(_words(entries, folds) for folds, entries in by_folds.items()),
+            tuple(build_words(entries, folds) for folds, entries in by_folds.items()),
             tuple(rule for rule, _ in active),
             tuple(meaning for _, meaning in active),
             self.allow,
@@ -104,12 +112,8 @@ class Policy:
         )
 
 
-def _words(entries: list[tuple[Entry, Meaning]], folds: Folds) -> Words:
-    return build_words(entries, folds)
-
-
 def load_policy(path: Path) -> Policy:
-    """Read, check and make ready. Raises :class:`PolicyError`."""
+    """Read, check, lint and make ready. Raises :class:`PolicyError`."""
     policy = compile_policy(read_policy(path), path.parent, str(path))
     policy.prepare()
     return policy
@@ -117,28 +121,56 @@ def load_policy(path: Path) -> Policy:
 
 def compile_policy(file: PolicyFile, folder: Path, name: str) -> Policy:
     """A policy from its file; ``folder`` is where relative files lie. Raises :class:`PolicyError`."""
+    allow, words = read_allow(file.allow, folder)
+    lists = tuple(_linted(each, file, folder, allow) for each in read_lists(file, folder, name))
     digest = hashlib.sha256(file.model_dump_json().encode())
-    lists = []
-    for part in file.lists:
-        where = str(folder / part.file) if part.file is not None else f"{name}: list '{part.name}'"
-        lines = _lines(part, folder)
-        for line in lines:
-            digest.update(f"{line.word}\t{line.action}\t{line.category}\n".encode("utf-8", "surrogatepass"))
-        listed = Listed(part, lines, where)
-        _check_entries(listed)
-        lists.append(listed)
+    for line in (line for listed in lists for line in listed.lines):
+        digest.update(f"{line.word}\t{line.action}\t{line.category}\n".encode("utf-8", "surrogatepass"))
     categories = {line.category or listed.part.category for listed in lists for line in listed.lines}
     if len(categories) > MOST_CATEGORIES:
         raise PolicyError(f"{name}: {len(categories)} categories; at most {MOST_CATEGORIES}, they label metrics")
-    allow, words = _allow(file.allow, folder)
     digest.update("\n".join(words).encode())
-    return Policy(file, digest.hexdigest(), tuple(lists), _patterns(file, name), allow)
+    return Policy(file, digest.hexdigest(), lists, _patterns(file, name), allow)
 
 
-def _lines(part: ListPart, folder: Path) -> tuple[Line, ...]:
-    if part.file is not None:
-        return tuple(read_list(folder / part.file))
-    return tuple(Line(word, None, "", number) for number, word in enumerate(part.words, 1))
+def read_lists(file: PolicyFile, folder: Path, name: str) -> list[Listed]:
+    """Every list with its entries, not linted. Raises :class:`PolicyError`."""
+    found = []
+    for part in file.lists:
+        if part.file is not None:
+            listed = Listed(part, tuple(read_list(folder / part.file)), f"{folder / part.file}:")
+        else:
+            lines = tuple(Line(word, None, "", number) for number, word in enumerate(part.words, 1))
+            listed = Listed(part, lines, f"{name}: list '{part.name}', word ")
+        _check_entries(listed)
+        found.append(listed)
+    return found
+
+
+def benign_texts(file: PolicyFile, folder: Path) -> tuple[str, ...]:
+    """What entries are scored on. Raises :class:`PolicyError`."""
+    return read_texts(folder / file.lint.benign) if file.lint.benign is not None else shipped_texts()
+
+
+def _linted(listed: Listed, file: PolicyFile, folder: Path, allow: Matcher | None) -> Listed:
+    """The list, with entries that are too ordinary refused or demoted. Raises :class:`PolicyError`."""
+    folds = listed.part.folds.folds()
+    blocking = [line for line in listed.lines if listed.acts(line) == "block"]
+    ordinary = {line.number: "a single letter" for line in lint.too_short(blocking, folds)}
+    if blocking and file.lint.max_rate < 1:
+        texts, whole_words = benign_texts(file, folder), listed.part.match == "word"
+        for each in lint.score(blocking, folds, whole_words, texts, allow):
+            if each.rate > file.lint.max_rate:
+                ordinary.setdefault(each.line.number, f"hits {each.rate:.1%} of ordinary texts")
+    if not ordinary:
+        return listed
+    if file.lint.on_fail == "flag":
+        return replace(listed, demoted=frozenset(ordinary))
+    number, reason = next(iter(ordinary.items()))
+    raise PolicyError(
+        f"{listed.where}{number}: too ordinary to block: {reason} ({len(ordinary)} such entries); use flag, remove "
+        "them, allow what they are part of, or set lint.on_fail: flag"
+    )
 
 
 def _check_entries(listed: Listed) -> None:
@@ -146,11 +178,12 @@ def _check_entries(listed: Listed) -> None:
     for line in listed.lines:
         if not fold.entry(line.word):
             raise PolicyError(
-                f"{listed.where}:{line.number}: nothing is left of this entry once it is folded; remove it"
+                f"{listed.where}{line.number}: nothing is left of this entry once it is folded; remove it"
             )
 
 
-def _allow(part: AllowPart | None, folder: Path) -> tuple[Matcher | None, list[str]]:
+def read_allow(part: AllowPart | None, folder: Path) -> tuple[Matcher | None, list[str]]:
+    """The words that cancel hits, ready and as they are written. Raises :class:`PolicyError`."""
     if part is None:
         return None, []
     words = [*part.words, *([line.word for line in read_list(folder / part.file)] if part.file else [])]

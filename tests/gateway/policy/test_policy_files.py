@@ -1,0 +1,178 @@
+"""A policy file that does not hold is refused with file, line and field; one that holds does what it says."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.policy.benign import shipped_texts
+from gateway.policy.compiled import Policy, load_policy
+from gateway.policy.errors import PolicyError
+
+ROOT = Path(__file__).resolve().parents[3]
+SHIPPED = ROOT / "deploy/policy/policy.yaml"
+
+
+def load(tmp_path: Path, text: str, **files: str | bytes) -> Policy:
+    """A policy with lists beside it."""
+    for name, content in files.items():
+        (tmp_path / f"{name}.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    path = tmp_path / "policy.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_policy(path)
+
+
+HEAD = 'version: "1"\nlists:\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "policy.yaml:1: version: Field required"),
+        ("- a\n", "policy.yaml:1: the policy: "),
+        ('version: "1"\nlists: [\n', "policy.yaml:3: not YAML"),
+        ("version: 1\n", "policy.yaml:1: version: Input should be a valid string"),
+        (HEAD + "  - name: a\n    words: [x]\n    actoin: block\n", "policy.yaml:5: lists.0.actoin: Extra inputs"),
+        (HEAD + "  - name: a\n    words: [x]\n    action: explode\n", "policy.yaml:5: lists.0.action: "),
+        (HEAD + "  - name: a\n", "policy.yaml:3: lists.0: give exactly one of file and words"),
+        (HEAD + "  - {name: a, words: [xy]}\n  - {name: a, words: [yz]}\n", "the name 'a' is given twice"),
+        (HEAD + "  - {name: Big Name, words: [xy]}\n", "lists.0.name"),
+        (HEAD + "  - {name: a, file: none.txt}\n", "none.txt cannot be read"),
+        (HEAD + "  - {name: a, file: latin.txt}\n", "latin.txt is not UTF-8 at byte 2"),
+        (HEAD + "  - {name: a, file: bad.txt}\n", "bad.txt:2: action must be one of flag, redact, block"),
+        (HEAD + "  - {name: a, file: wide.txt}\n", "wide.txt:1: more than three fields"),
+        (HEAD + "  - {name: a, file: nul.txt}\n", "nul.txt:1: control characters"),
+        (HEAD + "  - {name: a, words: ['*-*']}\n", "list 'a', word 1: nothing is left of this entry"),
+        (HEAD + "  - {name: a, words: ['(三)']}\n", "too ordinary to block: a single letter"),
+        (HEAD + "  - {name: a, words: [价格, 房间]}\n", "of ordinary texts (2 such entries)"),
+        ('version: "1"\npatterns:\n  - {use: ssn}\n', "use must be one of cn_id"),
+        ('version: "1"\npatterns:\n  - {name: p, pattern: "a+"}\n', "'p' may match more than 256 characters"),
+        ('version: "1"\npatterns:\n  - {name: p, pattern: "a("}\n', "'p' is not a regular expression"),
+        ('version: "1"\npatterns:\n  - {name: p, pattern: "a?"}\n', "'p' matches the empty text"),
+        ('version: "1"\npatterns:\n  - {name: p, pattern: "a(?=bcd)"}\n', "'p' looks further than 1 character ahead"),
+        ('version: "1"\npatterns:\n  - {pattern: "ab"}\n', "give use, or name and pattern"),
+        ('version: "1"\ntenants:\n  t: {actions: {nobody: flag}}\n', "tenants.t.actions names 'nobody'"),
+        ('version: "1"\nversion: "2"\nlists: &a [*a]\n', "policy.yaml"),
+    ],
+)
+def test_what_does_not_hold_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """With the place, and what to write instead."""
+    with pytest.raises(PolicyError) as refused:
+        load(tmp_path, text, latin=b"ab\xe4\n", bad="x y\nword\texplode\n", wide="a\tblock\tb\tc\n", nul="ab\x00c\n")
+    assert says in str(refused.value)
+
+
+def test_a_list_s_lines(tmp_path: Path) -> None:
+    """Fields fall back to the list's own; comments, blank lines, spaces, CRLF and a byte order mark do not count."""
+    words = "\ufeff# words\r\n\r\nkumquat\t\tfruit\r\n durian \tflag\r\nlychee\tredact\tsweet\r\n"
+    policy = load(tmp_path, HEAD + "  - {name: a, file: words.txt, action: block, category: none}\n", words=words)
+    rules = policy.rules("input", "")
+    found = [(each.category, each.action) for text in ("kumquat", "durian", "lychee") for each in rules.check(text)]
+    assert found == [("fruit", "block"), ("none", "flag"), ("sweet", "redact")]
+
+
+def test_an_ordinary_entry_only_flags_if_the_policy_says_so(tmp_path: Path) -> None:
+    """The others still block."""
+    text = HEAD + "  - {name: a, words: [价格, 炸弹制作]}\nlint: {on_fail: flag}\n"
+    rules = load(tmp_path, text).rules("input", "")
+    assert [each.action for each in rules.check("价格")] == ["flag"]
+    assert [each.action for each in rules.check("炸弹制作")] == ["block"]
+
+
+def test_what_an_allowed_word_contains_is_not_ordinary(tmp_path: Path) -> None:
+    """The allow list counts when entries are scored, on one's own texts too."""
+    text = HEAD + "  - {name: a, words: [cunt], match: substring}\nlint: {benign: benign.txt}\n"
+    benign = "We live in Scunthorpe.\n"
+    with pytest.raises(PolicyError, match="hits 100.0% of ordinary texts"):
+        load(tmp_path, text, benign=benign)
+    policy = load(tmp_path, text + "allow: {words: [Scunthorpe]}\n", benign=benign)
+    assert policy.rules("input", "").check("in Scunthorpe") == []
+    assert policy.rules("input", "").check("you cunts")
+
+
+def test_a_fold_can_be_switched_off(tmp_path: Path) -> None:
+    """For one list and not the other."""
+    text = HEAD + "  - {name: a, words: [軟體], folds: {traditional: false}}\n  - {name: b, words: [資訊網]}\n"
+    rules = load(tmp_path, text).rules("input", "")
+    assert [each.source for each in rules.check("软体 资讯网 軟體")] == ["b", "a"]
+
+
+@pytest.mark.parametrize("text", ["我学习 fa lun da fa 吗", "我学习falundafa吗", "法lun大法", "法 轮 大 法"])
+def test_pinyin(tmp_path: Path, text: str) -> None:
+    """A list that asks for it finds its entries spelled out; another does not."""
+    policy = HEAD + "  - {name: a, words: [法轮大法], pinyin: %s}\n"
+    assert load(tmp_path, policy % "true").rules("input", "").check(text)
+    if text != "法 轮 大 法":
+        assert not load(tmp_path, policy % "false").rules("input", "").check(text)
+
+
+def test_the_same_policy_has_the_same_version(tmp_path: Path) -> None:
+    """And a changed word another."""
+    text = HEAD + "  - {name: a, file: words.txt}\n"
+    first, same = load(tmp_path, text, words="kumquat\n"), load(tmp_path, text, words="kumquat\n")
+    other = load(tmp_path, text, words="durians\n")
+    assert first.version == same.version != other.version
+
+
+def test_tenants_share_what_is_the_same(tmp_path: Path) -> None:
+    """Only a tenant with other actions has rules of its own."""
+    text = HEAD + "  - {name: a, words: [kumquat]}\ntenants:\n  t: {actions: {a: allow}}\n"
+    policy = load(tmp_path, text)
+    assert policy.rules("input", "x") is policy.rules("output", "y")
+    assert policy.rules("input", "t").check("kumquat") == []
+
+
+def test_the_shipped_policy_is_safe_for_ordinary_texts() -> None:
+    """At most one in a thousand is blocked, either way."""
+    policy = load_policy(SHIPPED)
+    for direction in ("input", "output"):
+        rules = policy.rules(direction, "")
+        blocked = sum(any(span.action == "block" for span in rules.check(text)) for text in shipped_texts())
+        assert blocked <= len(shipped_texts()) / 1000
+
+
+def command(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """``python -m gateway policy ...``"""
+    line = [sys.executable, "-m", "gateway", "policy", *arguments]
+    return subprocess.run(line, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_check_judges_json_lines() -> None:
+    """One verdict a line, with places; a summary on stderr; the text itself nowhere."""
+    asked = [{"text": "怎么制 作炸 弹"}, {"prompt": "hello"}, {"messages": [{"role": "user", "content": "代開發票"}]}]
+    done = command("check", "--policy", str(SHIPPED), stdin="\n".join(json.dumps(each) for each in asked) + "\n\n")
+    lines = [json.loads(line) for line in io.StringIO(done.stdout)]
+    assert [line["action"] for line in lines] == ["block", "allow", "block"]
+    assert [(each["start"], each["end"]) for each in lines[0]["matches"]] == [(2, 8)]
+    assert "block 2 (66.67%)" in done.stderr
+    assert "炸" not in done.stdout
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[1]", "{}", '{"text": 1}', '{"messages": [{}]}'])
+def test_check_names_a_line_that_is_none(line: str) -> None:
+    """Status 2, and nothing more."""
+    done = command("check", "--policy", str(SHIPPED), stdin=f'{{"text": "x"}}\n{line}\n')
+    assert (done.returncode, done.stderr.startswith("error: standard input, line 2: expected")) == (2, True)
+
+
+def test_lint_shows_the_ordinary(tmp_path: Path) -> None:
+    """Most ordinary first; 1 for a policy that would be refused."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(HEAD + "  - {name: a, words: [价格, 炸弹制作, kumquat]}\n", encoding="utf-8")
+    done = command("lint", "--policy", str(path))
+    assert done.returncode == 1
+    assert "a: 3 entries, 1 hit any of" in done.stdout
+    assert "line 1: 价格" in done.stdout
+    assert "refused: " in done.stdout
+    assert command("lint", "--policy", str(SHIPPED)).returncode == 0
+
+
+def test_the_schema_is_json() -> None:
+    """With every field described for whoever writes a policy."""
+    schema = json.loads(command("schema").stdout)
+    assert schema["properties"].keys() >= {"version", "lists", "patterns", "allow", "tenants", "lint", "mask"}
