@@ -88,7 +88,7 @@ def test_what_an_allowed_word_contains_is_not_ordinary(tmp_path: Path) -> None:
     """The allow list counts when entries are scored, on one's own texts too."""
     text = HEAD + "  - {name: a, words: [cunt], match: substring}\nlint: {benign: benign.txt}\n"
     benign = "We live in Scunthorpe.\n"
-    with pytest.raises(PolicyError, match="hits 100.0% of ordinary texts"):
+    with pytest.raises(PolicyError, match="hits 100\\.0% of ordinary texts"):
         load(tmp_path, text, benign=benign)
     policy = load(tmp_path, text + "allow: {words: [Scunthorpe]}\n", benign=benign)
     assert policy.rules("input", "").check("in Scunthorpe") == []
