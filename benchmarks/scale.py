@@ -1,4 +1,4 @@
-"""What a larger model needs to be built: ``python -m benchmarks.scale`` (``make bench-scale``), about ten minutes.
+"""What a larger model needs to be built: ``python -m benchmarks.scale`` (``make bench-scale``), about five minutes.
 
 Synthetic checkpoints with the configurations of Qwen2.5-0.5B and DeepSeek-R1-Distill-Qwen-1.5B (bfloat16, random
 weights) are built by the command a user would type, each in a process of its own, whose memory is read ten times a

@@ -1,9 +1,10 @@
-"""``python -m gateway serve|token|settings|policy``."""
+"""``python -m gateway serve|token|settings|policy|audit``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import uvicorn
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from gateway.access import mint
 from gateway.app import create_app
 from gateway.policy import command
+from gateway.policy.audit import AuditError, verify
 from gateway.policy.errors import PolicyError
 from gateway.reference import settings_table
 from gateway.settings import Settings
@@ -25,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.command == "settings":
         print(settings_table())
         return 0
+    if options.command == "audit":
+        return _audit(options.path)
     if options.command == "policy":
         return _policy(options)
     try:
@@ -37,6 +41,16 @@ def main(argv: list[str] | None = None) -> int:
     except PolicyError as error:
         print(f"error: TIDEGATE_POLICY_FILE: {error}", file=sys.stderr)
     return 2
+
+
+def _audit(path: Path) -> int:
+    try:
+        report = verify(path)
+    except AuditError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{report.lines} records follow each other" + (f"; broken at {report.broken}" if report.broken else ""))
+    return 1 if report.broken else 0
 
 
 def _policy(options: argparse.Namespace) -> int:
@@ -84,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gateway", description="The guarded door in front of Triton.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve; settings come from TIDEGATE_… (docs/configuration.md)")
+    audit = commands.add_parser("audit", help="follow the record's chain; 1 if it is broken")
+    audit.add_argument("path", type=Path)
     commands.add_parser("settings", help="print every setting as a Markdown table")
     command.add_commands(commands.add_parser("policy", help="try a policy out: check, lint, schema"))
     token = commands.add_parser("token", help="print a development token")

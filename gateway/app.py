@@ -12,24 +12,31 @@ from gateway.access import TokenVerifier
 from gateway.edge import http, problems
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
 from gateway.generation import Generation
+from gateway.policy.audit import AuditLog, AuditSettings
 from gateway.policy.compiled import Policy, compile_policy, load_policy
 from gateway.policy.config import PolicyFile
 from gateway.policy.engine import PolicyEngine
+from gateway.policy.moderators import Services
 from gateway.policy.reload import watching
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
-from gateway.triton import TritonClient
+from gateway.triton import TritonClassifier, TritonClient
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The ASGI application. Raises :class:`gateway.policy.errors.PolicyError` for a policy that cannot be used."""
     telemetry = Telemetry()
-    policy = PolicyEngine(_policy(settings), telemetry)
-    telemetry.policy_in_force(policy.policy.version)
+    classifier = TritonClassifier(settings.triton_url)
+    services = Services(classifier, telemetry)
+    in_force = _policy(settings, services)
+    telemetry.policy_in_force(in_force.version)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         triton = TritonClient(settings.triton_url, settings.model)
+        audit = _audit(settings)
+        policy = PolicyEngine(in_force, telemetry, audit, unrecorded_blocks=settings.audit_required)
+        telemetry.audit_lost.set_function(lambda: audit.lost if audit is not None else 0)
         generation = Generation(
             triton,
             policy,
@@ -39,11 +46,14 @@ def create_app(settings: Settings) -> FastAPI:
         )
         app.include_router(http.generate_routes(generation, settings.max_tokens))
         app.include_router(http.operation_routes(triton, telemetry))
-        async with watching(settings.policy_file, settings.policy_reload_seconds, policy, telemetry):
+        async with watching(settings.policy_file, settings.policy_reload_seconds, policy, telemetry, services):
             try:
                 yield
             finally:
                 await triton.close()
+                await classifier.close()
+                if audit is not None:
+                    audit.close()
 
     verifier = TokenVerifier(
         key=settings.verification_key(),
@@ -60,7 +70,13 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _policy(settings: Settings) -> Policy:
+def _policy(settings: Settings, services: Services) -> Policy:
     if settings.policy_file is None:  # development only: the settings refuse it in production
         return compile_policy(PolicyFile(version="none"), Path(), "none")
-    return load_policy(settings.policy_file)
+    return load_policy(settings.policy_file, services)
+
+
+def _audit(settings: Settings) -> AuditLog | None:
+    if settings.audit_file is None:
+        return None
+    return AuditLog(AuditSettings(settings.audit_file, settings.audit_max_bytes, settings.audit_max_files))

@@ -14,7 +14,8 @@ from typing import Any
 
 from gateway.access import Principal
 from gateway.errors import PromptRejected
-from gateway.policy.engine import InputDecision, OutputGuard, PolicyEngine
+from gateway.policy.engine import InputDecision, PolicyEngine
+from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.template import render, without_special_tokens
@@ -68,7 +69,7 @@ class Generation:
         principal.require(SCOPE)
         info = await self._triton.info()
         context = Context(ask.request_id, principal.tenant, "input")
-        prompt, decision = self._checked(ask.prompt, info, context)
+        prompt, decision = await self._checked(ask.prompt, info, context)
         values = {**_rendered(prompt, info), **ask.parameters}
         left = self._timeout - (time.monotonic() - ask.accepted)
         deltas = self._triton.generate(ask.request_id, values, left)
@@ -78,11 +79,11 @@ class Generation:
         await answer.wait_for_first()
         return answer
 
-    def _checked(self, prompt: Prompt, info: ModelInfo, context: Context) -> tuple[Prompt, InputDecision]:
+    async def _checked(self, prompt: Prompt, info: ModelInfo, context: Context) -> tuple[Prompt, InputDecision]:
         """The prompt as it may be asked. Special tokens are taken out before the check, so that they cannot hide a word
         by splitting it; they come back only where they are allowed and nothing was redacted."""
         written = [without_special_tokens(each, info.special_tokens) for each in prompt.written()]
-        decision = self._policy.check_input(written, context)
+        decision = await self._policy.check_input(written, context)
         if decision.action == "block":
             raise PromptRejected(field="text_input" if prompt.text is not None else "messages")
         if prompt.text is None:
@@ -117,14 +118,15 @@ async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard) -> AsyncGen
     """The answer as it may leave. A blocked one ends with ``content_filter``, and the model is stopped."""
     try:
         async for delta in deltas:
-            text = guard.feed(delta.text)
+            text = await guard.feed(delta.text)
             if not guard.blocked and delta.finish_reason:
-                text += guard.finish()
+                text += await guard.finish()
             if guard.blocked:
                 yield replace(delta, text=text, finish_reason=CONTENT_FILTER)
                 return
             yield replace(delta, text=text)
     finally:
+        guard.close()
         if isinstance(deltas, AsyncGenerator):
             await deltas.aclose()
 

@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     policy_reload_seconds: float = Field(
         2.0, ge=0, le=3600, description="how often its files are looked at; 0 is never"
     )
+    audit_file: Path | None = Field(None, description="the record of every policy decision (docs/policy.md)")
+    audit_max_bytes: int = Field(64 << 20, ge=4096, description="of one file of the record, before it is rotated")
+    audit_max_files: int = Field(8, ge=1, le=1000, description="rotated files that are kept")
+    audit_required: bool = Field(True, description="refuse what cannot be recorded")
     allow_special_tokens: bool = Field(False, description="let text_input carry the model's special tokens")
     max_body_bytes: int = Field(1_000_000, ge=1, description="largest request body")
     max_tokens: int = Field(4096, ge=1, description="largest max_tokens a request may ask for")

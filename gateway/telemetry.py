@@ -81,6 +81,16 @@ class Telemetry:
             ["source", "category", "action", "direction"],
             registry=self.registry,
         )
+        self.moderator_seconds = Histogram(
+            "tidegate_moderator_duration_seconds",
+            "Checks of moderators by outcome",
+            ["moderator", "outcome"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.audit_lost = Gauge(
+            "tidegate_audit_lost_records", "Records of decisions that could not be written", registry=self.registry
+        )
         self.policy_info = Gauge(
             "tidegate_policy_info", "1 for the policy in force", ["version"], registry=self.registry
         )
@@ -104,6 +114,10 @@ class Telemetry:
     def decided(self, direction: Direction, action: Action) -> None:
         """What the policy decided about a whole input or output."""
         self.policy_decisions.labels(direction, action).inc()
+
+    def checked(self, moderator: str, outcome: str, seconds: float) -> None:
+        """A moderator's check ended."""
+        self.moderator_seconds.labels(moderator, outcome).observe(seconds)
 
     def policy_in_force(self, version: str) -> None:
         """Name the policy that counts from now on."""

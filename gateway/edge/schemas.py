@@ -103,11 +103,22 @@ class PolicyMatch(BaseModel):
     end: int
 
 
+class ModeratorFinding(BaseModel):
+    """What a moderator said of a segment; ``error`` if it could not be asked."""
+
+    moderator: str
+    action: Literal["allow", "flag", "redact", "block"]
+    categories: list[str] = []
+    score: float | None = None
+    error: str | None = None
+
+
 class PolicyFindings(BaseModel):
     """What was decided, and why."""
 
     action: Literal["allow", "flag", "redact", "block"]
     matches: list[PolicyMatch]
+    moderators: list[ModeratorFinding]
 
 
 class PolicyReport(BaseModel):

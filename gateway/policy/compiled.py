@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gateway.policy import lint, pinyin
+from gateway.policy import lint, moderators, pinyin
 from gateway.policy.benign import read_texts, shipped_texts
 from gateway.policy.config import AllowPart, ListPart, PatternPart, PolicyFile, read_policy
 from gateway.policy.errors import PolicyError
 from gateway.policy.folds import Folds, folding
+from gateway.policy.guard import Guarded
 from gateway.policy.lists import MOST_CATEGORIES, Line, read_list
 from gateway.policy.matcher import Entry, Matcher
+from gateway.policy.moderators import Services
 from gateway.policy.patterns import PatternError, Rule, compile_rule
 from gateway.policy.personal import shipped
 from gateway.policy.rules import Mask, Meaning, Rules, build_words
@@ -61,6 +63,7 @@ class Policy:
     lists: tuple[Listed, ...]
     patterns: tuple[tuple[PatternPart, Rule], ...]
     allow: Matcher | None
+    moderators: tuple[Guarded, ...] = ()
     _rules: dict[tuple[object, ...], Rules] = field(default_factory=dict)
 
     @property
@@ -82,6 +85,16 @@ class Policy:
         if key not in self._rules:
             self._rules[key] = self._make(direction, actions)
         return self._rules[key]
+
+    def judges(self, direction: Direction, tenant: str) -> tuple[tuple[Guarded, Action | None], ...]:
+        """The moderators for what ``tenant`` asks or is answered, each with the tenant's own action for it."""
+        part = self.file.tenants.get(tenant)
+        actions: Mapping[str, Action] = part.actions if part is not None else {}
+        return tuple(
+            (each, actions.get(each.name))
+            for each in self.moderators
+            if direction in each.applies and actions.get(each.name) != "allow"
+        )
 
     def prepare(self) -> None:
         """Make every tenant's rules now rather than with the first request."""
@@ -112,15 +125,16 @@ class Policy:
         )
 
 
-def load_policy(path: Path) -> Policy:
+def load_policy(path: Path, services: Services | None = None) -> Policy:
     """Read, check, lint and make ready. Raises :class:`PolicyError`."""
-    policy = compile_policy(read_policy(path), path.parent, str(path))
+    policy = compile_policy(read_policy(path), path.parent, str(path), services)
     policy.prepare()
     return policy
 
 
-def compile_policy(file: PolicyFile, folder: Path, name: str) -> Policy:
-    """A policy from its file; ``folder`` is where relative files lie. Raises :class:`PolicyError`."""
+def compile_policy(file: PolicyFile, folder: Path, name: str, services: Services | None = None) -> Policy:
+    """A policy from its file; ``folder`` is where relative files lie. Without ``services`` there are no moderators.
+    Raises :class:`PolicyError`."""
     allow, words = read_allow(file.allow, folder)
     lists = tuple(_linted(each, file, folder, allow) for each in read_lists(file, folder, name))
     digest = hashlib.sha256(file.model_dump_json().encode())
@@ -130,7 +144,8 @@ def compile_policy(file: PolicyFile, folder: Path, name: str) -> Policy:
     if len(categories) > MOST_CATEGORIES:
         raise PolicyError(f"{name}: {len(categories)} categories; at most {MOST_CATEGORIES}, they label metrics")
     digest.update("\n".join(words).encode())
-    return Policy(file, digest.hexdigest(), lists, _patterns(file, name), allow)
+    judges = tuple(moderators.make(part, services, folder) for part in file.moderators) if services is not None else ()
+    return Policy(file, digest.hexdigest(), lists, _patterns(file, name), allow, judges)
 
 
 def read_lists(file: PolicyFile, folder: Path, name: str) -> list[Listed]:

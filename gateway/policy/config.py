@@ -102,6 +102,86 @@ class PatternPart(_Part):
         return self.name or self.use or ""
 
 
+class BreakerPart(_Part):
+    """When a failing moderator is left alone for a while."""
+
+    failures: int = Field(default=5, ge=1, description="Failures in a row that open it.")
+    cool_down_seconds: float = Field(default=10.0, gt=0, description="Then one check is let through to see.")
+
+
+class _ModeratorPart(_Part):
+    name: Name = Field(description="Appears in verdicts, metrics and the audit record.")
+    apply: list[Direction] = Field(default=list(BOTH), min_length=1)
+    hold: Literal["segment", "none"] = Field(
+        default="segment", description="`segment`: no sentence leaves unchecked. `none`: it is sent, then cut."
+    )
+    on_error: Literal["block", "allow", "flag"] = Field(default="block", description="When it cannot be asked.")
+    deadline_seconds: float = Field(default=1.0, gt=0, le=60, description="Of one check, waiting included.")
+    concurrency: int = Field(default=16, ge=1, le=1024, description="Checks at once.")
+    breaker: BreakerPart = BreakerPart()
+
+
+class SecretPart(_Part):
+    """A value that does not stand in the policy."""
+
+    env: str | None = None
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SecretPart:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("give env or file")
+        return self
+
+
+class HttpPart(_ModeratorPart):
+    """An HTTP content-safety service."""
+
+    kind: Literal["http"]
+    url: str = Field(pattern=r"^https?://")
+    preset: Literal["openai"] | None = Field(default=None, description="`openai`: POST /v1/moderations as it is.")
+    headers: dict[str, str | SecretPart] = {}
+    body: Any = Field(default=None, description="JSON with {segment}, {before}, {direction}, {tenant}, {request_id}.")
+    flagged: str | None = Field(default=None, description="JSON pointer to a boolean.")
+    categories: str | None = Field(default=None, description="JSON pointer to an object of booleans or a list.")
+    scores: str | None = Field(default=None, description="JSON pointer to an object of numbers.")
+    thresholds: dict[str, float] = Field(default={}, description="From which score on a category counts; `*` for any.")
+    action: FoundAction = "block"
+
+    @model_validator(mode="after")
+    def _mapped(self) -> HttpPart:
+        if self.preset is None and (self.body is None or not (self.flagged or self.categories or self.scores)):
+            raise ValueError("give preset, or body and one of flagged, categories and scores")
+        return self
+
+
+class LabelPart(_Part):
+    """What a label means."""
+
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    action: FoundAction = "block"
+    category: str = Field(default="", max_length=40, description="The label itself, unless given.")
+
+
+class TritonPart(_ModeratorPart):
+    """A classifier in the same Triton."""
+
+    kind: Literal["triton"]
+    model: str = Field(min_length=1)
+    labels: dict[str, LabelPart] = Field(min_length=1)
+
+
+class PythonPart(_ModeratorPart):
+    """Your own code."""
+
+    kind: Literal["python"]
+    entry_point: str = Field(description="package.module:factory; it gets `options` and gives a moderator.")
+    options: dict[str, Any] = {}
+
+
+ModeratorPart = Annotated[HttpPart | TritonPart | PythonPart, Field(discriminator="kind")]
+
+
 class MaskPart(_Part):
     """What stands in place of redacted text."""
 
@@ -136,7 +216,7 @@ class PolicyFile(_Part):
     lists: list[ListPart] = []
     allow: AllowPart | None = None
     patterns: list[PatternPart] = []
-    moderators: list[dict[str, Any]] = []
+    moderators: list[ModeratorPart] = []
     mask: MaskPart = MaskPart()
     lint: LintPart = LintPart()
     tenants: dict[str, TenantPart] = {}
@@ -144,7 +224,7 @@ class PolicyFile(_Part):
     @model_validator(mode="after")
     def _names(self) -> PolicyFile:
         names = [each.name for each in self.lists] + [each.called for each in self.patterns]
-        names += [str(each.get("name", "")) for each in self.moderators]
+        names += [each.name for each in self.moderators]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the name '{twice[0]}' is given twice")

@@ -5,12 +5,14 @@ The policy in force is one reference; a reload replaces it at once, and whoever 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gateway.policy.compiled import Policy
-from gateway.policy.rules import Rules, RuleStream
+from gateway.policy.judging import Judge, Judged
+from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Action, Context, Direction, Span, strictest
 
 
@@ -24,6 +26,13 @@ class Observer(Protocol):
         """What was decided about a whole input or output."""
 
 
+class Recorder(Protocol):
+    """Who keeps the record of decisions."""
+
+    def record(self, entry: dict[str, Any]) -> bool:
+        """Add to the record; False if that is not possible."""
+
+
 @dataclass(frozen=True)
 class InputDecision:
     """What may be asked. ``texts`` are what was written, redacted where the policy says so; ``spans`` are of each."""
@@ -31,100 +40,81 @@ class InputDecision:
     action: Action
     texts: list[str]
     spans: list[list[Span]]
+    judged: tuple[Judged, ...] = ()
 
     def report(self) -> dict[str, Any]:
         """For the response, when asked for: what was found and where, never the text."""
-        matches = [{"text": place, **_public(span)} for place, spans in enumerate(self.spans) for span in spans]
-        return {"action": self.action, "matches": matches}
-
-
-@dataclass
-class OutputGuard:
-    """What may leave of one answer. Feed it as it comes; ``blocked`` says that nothing more may."""
-
-    context: Context
-    _rules: Rules
-    _observer: Observer
-    _stream: RuleStream = field(init=False)
-    _counted: int = 0
-    _done: bool = False
-
-    def __post_init__(self) -> None:
-        self._stream = RuleStream(self._rules)
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the answer has to end here."""
-        return self._stream.blocked is not None
-
-    def feed(self, piece: str) -> str:
-        """What may leave now."""
-        text = self._stream.feed(piece)
-        if len(self._stream.spans) > self._counted or self.blocked:
-            self._count()
-        return text
-
-    def finish(self) -> str:
-        """What may leave at the end."""
-        text = self._stream.finish()
-        self._count()
-        self._decide()
-        return text
-
-    @property
-    def action(self) -> Action:
-        """The strictest that was found so far."""
-        return strictest(span.action for span in self._stream.spans)
-
-    def report(self) -> dict[str, Any]:
-        """As :meth:`InputDecision.report`; places are in the model's own text."""
-        return {"action": self.action, "matches": [_public(span) for span in self._stream.spans]}
-
-    def _count(self) -> None:
-        for span in self._stream.spans[self._counted :]:
-            self._observer.matched("output", span)
-        self._counted = len(self._stream.spans)
-        if self.blocked:
-            self._decide()
-
-    def _decide(self) -> None:
-        if not self._done:
-            self._done = True
-            self._observer.decided("output", self.action)
-
-
-def _public(span: Span) -> dict[str, Any]:
-    return {
-        "source": span.source,
-        "category": span.category,
-        "action": span.action,
-        "start": span.start,
-        "end": span.end,
-    }
+        matches = [{"text": place, **span.public()} for place, spans in enumerate(self.spans) for span in spans]
+        return {"action": self.action, "matches": matches, "moderators": [each.public() for each in self.judged]}
 
 
 class PolicyEngine:
-    """The policy in force, and who counts what it decides."""
+    """The policy in force, who counts what it decides, and who records it. ``unrecorded_blocks`` refuses what cannot be
+    recorded."""
 
-    def __init__(self, policy: Policy, observer: Observer) -> None:
-        self.policy, self._observer = policy, observer
+    def __init__(
+        self, policy: Policy, observer: Observer, recorder: Recorder | None = None, *, unrecorded_blocks: bool = False
+    ) -> None:
+        self.policy, self._observer, self._recorder = policy, observer, recorder
+        self._unrecorded_blocks = unrecorded_blocks
 
     def swap(self, policy: Policy) -> None:
         """From now on, ``policy``."""
         self.policy = policy
 
-    def check_input(self, texts: Sequence[str], context: Context) -> InputDecision:
+    async def check_input(self, texts: Sequence[str], context: Context) -> InputDecision:
         """Whether ``texts``, all that a user wrote, may be asked."""
-        rules = self.policy.rules("input", context.tenant)
+        policy = self.policy
+        rules = policy.rules("input", context.tenant)
         spans = [rules.check(text) for text in texts]
-        for each in spans:
-            for span in each:
-                self._observer.matched("input", span)
         action = strictest(span.action for each in spans for span in each)
-        self._observer.decided("input", action)
         redacted = [rules.redacted(text, each) if each else text for text, each in zip(texts, spans, strict=True)]
-        return InputDecision(action, redacted, spans)
+        judged: tuple[Judged, ...] = ()
+        judges = policy.judges("input", context.tenant)
+        if judges and action != "block":
+            judge = Judge(judges, rules.mask)
+            verdicts = await asyncio.gather(*(judge.judge(text, context) for text in redacted))
+            redacted = [verdict.text for verdict in verdicts]
+            judged = tuple(each for verdict in verdicts for each in verdict.judged)
+            action = strictest([action, *(verdict.action for verdict in verdicts)])
+        decision = InputDecision(action, redacted, spans, judged)
+        for span in (span for each in spans for span in each):
+            self._observer.matched("input", span)
+        if not self._record(policy, context, action, [span for each in spans for span in each], judged):
+            decision = replace(decision, action="block")
+        self._observer.decided("input", decision.action)
+        return decision
 
     def output(self, context: Context) -> OutputGuard:
         """A guard for one answer, under the policy of now."""
-        return OutputGuard(context, self.policy.rules("output", context.tenant), self._observer)
+        policy = self.policy
+        rules = policy.rules("output", context.tenant)
+
+        def ended(guard: OutputGuard) -> None:
+            for span in guard.spans:
+                self._observer.matched("output", span)
+            self._observer.decided("output", guard.action)
+            self._record(policy, context, guard.action, guard.spans, tuple(guard.judged))
+
+        return OutputGuard(context, rules, policy.judges("output", context.tenant), ended)
+
+    def _record(
+        self, policy: Policy, context: Context, action: Action, spans: Sequence[Span], judged: Sequence[Judged]
+    ) -> bool:
+        """Whether the decision is recorded, or need not be."""
+        if self._recorder is None:
+            return True
+        found = [
+            {"source": span.source, "category": span.category, "action": span.action, "length": span.end - span.start}
+            for span in spans
+        ]
+        entry = {
+            "request_id": context.request_id,
+            "tenant": context.tenant,
+            "policy": policy.version,
+            "direction": context.direction,
+            "action": action,
+            "matches": found,
+            "moderators": [each.public() for each in judged],
+        }
+        return self._recorder.record(entry) or not self._unrecorded_blocks

@@ -15,6 +15,7 @@ from typing import Protocol
 from gateway.policy.compiled import Policy, load_policy
 from gateway.policy.engine import PolicyEngine
 from gateway.policy.errors import PolicyError
+from gateway.policy.moderators import Services
 
 LOGGER = logging.getLogger("tidegate")
 
@@ -28,13 +29,17 @@ class ReloadObserver(Protocol):
 
 @contextlib.asynccontextmanager
 async def watching(
-    path: Path | None, seconds: float, engine: PolicyEngine, observer: ReloadObserver
+    path: Path | None,
+    seconds: float,
+    engine: PolicyEngine,
+    observer: ReloadObserver,
+    services: Services | None = None,
 ) -> AsyncIterator[None]:
     """Look at the policy's files every so many ``seconds`` while the block runs; never, if 0 or without a file."""
     if path is None or not seconds:
         yield
         return
-    task = asyncio.create_task(_watch(path, seconds, engine, observer))
+    task = asyncio.create_task(_watch(path, seconds, engine, observer, services))
     try:
         yield
     finally:
@@ -43,21 +48,23 @@ async def watching(
             await task
 
 
-async def _watch(path: Path, seconds: float, engine: PolicyEngine, observer: ReloadObserver) -> None:
+async def _watch(
+    path: Path, seconds: float, engine: PolicyEngine, observer: ReloadObserver, services: Services | None
+) -> None:
     seen = fingerprint(path, engine.policy)
     while True:
         await asyncio.sleep(seconds)
         now = await asyncio.to_thread(fingerprint, path, engine.policy)
         if now != seen:
             seen = now
-            await reload(path, engine, observer)
+            await reload(path, engine, observer, services)
             seen = await asyncio.to_thread(fingerprint, path, engine.policy)
 
 
-async def reload(path: Path, engine: PolicyEngine, observer: ReloadObserver) -> bool:
+async def reload(path: Path, engine: PolicyEngine, observer: ReloadObserver, services: Services | None = None) -> bool:
     """Read the policy anew and let it take over; False if it cannot be used."""
     try:
-        policy = await asyncio.to_thread(load_policy, path)
+        policy = await asyncio.to_thread(load_policy, path, services)
     except PolicyError as error:
         LOGGER.error("the policy on disk cannot be used; the old one stays", extra={"fields": {"reason": str(error)}})
         observer.reloaded(None)

@@ -71,7 +71,7 @@ class Rules:
             for found in words.matcher.find(text)
         }
         for hit in find_patterns(self.patterns, text) if self.patterns else ():
-            spans.add(_span(hit.start, hit.end, self.pattern_meanings[hit.rule]))
+            spans.add(_span(hit.start, _with_marks(text, hit.end), self.pattern_meanings[hit.rule]))
         if spans and self.allow is not None:
             allowed = [(found.start, found.end) for found in self.allow.find(text)]
             spans = {each for each in spans if not _inside(each, allowed)}

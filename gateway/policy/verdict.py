@@ -23,6 +23,16 @@ class Span:
     category: str
     action: Action
 
+    def public(self) -> dict[str, str | int]:
+        """For a response: everything but the text, which is not here."""
+        return {
+            "source": self.source,
+            "category": self.category,
+            "action": self.action,
+            "start": self.start,
+            "end": self.end,
+        }
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -1,6 +1,7 @@
 """The only code that speaks gRPC to Triton."""
 
+from gateway.triton.classifier import TritonClassifier
 from gateway.triton.client import TritonClient
 from gateway.triton.contract import Delta, ModelInfo
 
-__all__ = ["Delta", "ModelInfo", "TritonClient"]
+__all__ = ["Delta", "ModelInfo", "TritonClassifier", "TritonClient"]

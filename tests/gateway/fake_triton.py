@@ -37,8 +37,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "eos_token": "</s>",
             "special_tokens": json.dumps(["<|im_start|>", "<|im_end|>"]),
             "context_length": "2048",
+            "labels": json.dumps(["polite", "insult"]),
         }
         self.requests: list[dict[str, bytes]] = []
+        self.classified: list[str] = []
         self.cancelled = asyncio.Event()
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
@@ -50,6 +52,18 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         response = pb.ModelConfigResponse()
         for key, value in self.parameters.items():
             response.config.parameters[key].string_value = value
+        return response
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        """A classifier: ``rude`` in the text is insulting, ``broken`` fails."""
+        text = request.raw_input_contents[0][4:].decode()
+        self.classified.append(text)
+        if "broken" in text:
+            await context.abort(grpc.StatusCode.INTERNAL, "as asked")
+        score = 0.875 if "rude" in text else 0.125
+        response = pb.ModelInferResponse(model_name=request.model_name)
+        response.outputs.add(name="scores", datatype="FP32", shape=[1, 2])
+        response.raw_output_contents.append(struct.pack("<2f", 1 - score, score))
         return response
 
     async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802

@@ -10,7 +10,7 @@ import pytest
 from gateway import errors
 from gateway.reference import settings_table
 
-from .conftest import Served
+from .conftest import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,9 +28,18 @@ def documented(section: str) -> dict[str, tuple[str, set[str]]]:
     return {name: (kind, set(re.findall(r"`(\w+)`", labels.split(":")[0]))) for name, kind, labels in rows}
 
 
-async def test_every_series_of_a_running_gateway_is_on_its_page(served: Served) -> None:
+POLICY = """
+version: pages
+lists: [{name: words, words: [bad word]}]
+moderators: [{name: own, kind: python, entry_point: "tests.gateway.policy.judges:lenient"}]
+"""
+
+
+async def test_every_series_of_a_running_gateway_is_on_its_page(tmp_path: Path) -> None:
     """Names, types and labels, from the exposition that Prometheus reads."""
-    async with served.client() as client:
+    policy = tmp_path / "pages.yaml"
+    policy.write_text(POLICY, encoding="utf-8")
+    async with serve(tmp_path, policy_file=policy) as served, served.client() as client:
         for path in ("/generate", "/generate_stream"):
             await client.post(path, json={"text_input": "one two"})
         await client.post("/generate", json={"text_input": "bad word"})

@@ -60,7 +60,7 @@ async def test_nothing_of_a_blocked_word_leaves_and_the_model_is_stopped(guarded
     assert last["finish_reason"] == "content_filter"
     assert last["usage"]["completion_tokens"] == len("good s.e.c.r.e.t w.o.r.d ")
     match = {"source": "secrets", "category": "house", "action": "block", "start": 5, "end": 24}
-    assert last["policy"]["output"] == {"action": "block", "matches": [match]}
+    assert last["policy"]["output"] == {"action": "block", "matches": [match], "moderators": []}
     async with asyncio.timeout(10):
         await guarded.triton.cancelled.wait()
 

@@ -1,0 +1,106 @@
+"""What a moderator needs in production: a deadline, a limit, a breaker, and a decision for when it fails.
+
+A failure is a verdict like any other: the configured action, and a word for what went wrong. The text is never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from gateway.policy.verdict import Context, Direction, Moderator, Verdict
+
+LOGGER = logging.getLogger("tidegate")
+OnError = Literal["block", "allow", "flag"]
+Outcome = Literal["allow", "flag", "redact", "block", "deadline", "overloaded", "open", "failed"]
+
+
+class GuardObserver(Protocol):
+    """Who counts."""
+
+    def checked(self, moderator: str, outcome: Outcome, seconds: float) -> None:
+        """A check ended: with an action, or with what went wrong."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a check may take (waiting for its turn included), how many may run and how many may wait, and when the
+    breaker opens: after ``failures`` in a row, for ``cool_down_seconds``; then one check is let through to see."""
+
+    deadline_seconds: float = 1.0
+    concurrency: int = 16
+    waiting: int = 64
+    failures: int = 5
+    cool_down_seconds: float = 10.0
+    on_error: OnError = "block"
+
+
+class Guarded:
+    """A moderator under limits. ``applies`` says to which direction; ``holds`` whether text waits for it."""
+
+    def __init__(
+        self,
+        name: str,
+        moderator: Moderator,
+        limits: Limits,
+        observer: GuardObserver,
+        *,
+        applies: tuple[Direction, ...] = ("input", "output"),
+        holds: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self.applies, self.holds = name, applies, holds
+        self._moderator, self._limits, self._observer, self._clock = moderator, limits, observer, clock
+        self._turns = asyncio.Semaphore(limits.concurrency)
+        self._inside = 0
+        self._failures = 0
+        self._open_until = 0.0
+
+    async def check(self, segment: str, context: Context) -> Verdict:
+        """The moderator's verdict, or the configured one if it cannot be had. Only a cancellation passes through."""
+        began = self._clock()
+        try:
+            verdict, outcome = await self._attempt(segment, context)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a moderator is somebody else's code
+            LOGGER.warning(
+                "a moderator failed", extra={"fields": {"moderator": self.name, "error": type(error).__name__}}
+            )
+            verdict, outcome = self._failed("failed")
+        self._observer.checked(self.name, outcome, self._clock() - began)
+        return verdict
+
+    async def _attempt(self, segment: str, context: Context) -> tuple[Verdict, Outcome]:
+        if self._failures >= self._limits.failures:
+            if self._clock() < self._open_until:
+                return self._without("open")
+            self._open_until = self._clock() + self._limits.cool_down_seconds  # this one probes, the others wait
+        if self._inside >= self._limits.concurrency + self._limits.waiting:
+            return self._without("overloaded")
+        self._inside += 1
+        try:
+            verdict = await asyncio.wait_for(self._in_turn(segment, context), self._limits.deadline_seconds)
+        except asyncio.TimeoutError:
+            return self._failed("deadline")
+        finally:
+            self._inside -= 1
+        self._failures = 0
+        return verdict, verdict.action
+
+    async def _in_turn(self, segment: str, context: Context) -> Verdict:
+        async with self._turns:
+            return await self._moderator.check(segment, context)
+
+    def _failed(self, outcome: Outcome) -> tuple[Verdict, Outcome]:
+        self._failures += 1
+        if self._failures >= self._limits.failures:
+            self._open_until = self._clock() + self._limits.cool_down_seconds
+        return self._without(outcome)
+
+    def _without(self, outcome: Outcome) -> tuple[Verdict, Outcome]:
+        return Verdict(self._limits.on_error, error=outcome), outcome

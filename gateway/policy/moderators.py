@@ -1,0 +1,87 @@
+"""The configured moderators, made and guarded."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.policy.config import HttpPart, PythonPart, SecretPart, TritonPart
+from gateway.policy.errors import PolicyError
+from gateway.policy.guard import Guarded, GuardObserver, Limits
+from gateway.policy.python_moderator import load_moderator
+from gateway.policy.triton_moderator import Classifier, Judgement, TritonModerator
+from gateway.policy.verdict import Moderator
+
+
+@dataclass(frozen=True)
+class Services:
+    """What moderators need from outside."""
+
+    classifier: Classifier
+    observer: GuardObserver
+
+
+def make(part: HttpPart | TritonPart | PythonPart, services: Services, folder: Path) -> Guarded:
+    """A moderator under its limits. Raises :class:`PolicyError`."""
+    limits = Limits(
+        deadline_seconds=part.deadline_seconds,
+        concurrency=part.concurrency,
+        waiting=4 * part.concurrency,
+        failures=part.breaker.failures,
+        cool_down_seconds=part.breaker.cool_down_seconds,
+        on_error=part.on_error,
+    )
+    return Guarded(
+        part.name,
+        _moderator(part, services, folder),
+        limits,
+        services.observer,
+        applies=tuple(part.apply),
+        holds=part.hold == "segment",
+    )
+
+
+def _moderator(part: HttpPart | TritonPart | PythonPart, services: Services, folder: Path) -> Moderator:
+    if isinstance(part, PythonPart):
+        return load_moderator(part.entry_point, part.options)
+    if isinstance(part, TritonPart):
+        labels = {
+            name: Judgement(label.threshold, label.action, label.category or name)
+            for name, label in part.labels.items()
+        }
+        return TritonModerator(services.classifier, part.model, labels)
+    return _http(part, folder)
+
+
+def _http(part: HttpPart, folder: Path) -> Moderator:
+    try:
+        http: Any = importlib.import_module("gateway.policy.http_moderator")
+    except ImportError:
+        raise PolicyError(f"moderator '{part.name}' needs pip install 'tidegate[http-moderator]'") from None
+    if part.preset == "openai":
+        given = {"body": part.body, "thresholds": part.thresholds}
+        mapped = dataclasses.replace(http.OPENAI, **{name: value for name, value in given.items() if value})
+    else:
+        mapped = http.Mapped(part.body, part.flagged, part.categories, part.scores, part.thresholds)
+    headers = {name: _resolved(part.name, name, value, folder) for name, value in part.headers.items()}
+    moderator: Moderator = http.HttpModerator(part.url, mapped, action=part.action, headers=headers)
+    return moderator
+
+
+def _resolved(moderator: str, header: str, value: str | SecretPart, folder: Path) -> str:
+    if isinstance(value, str):
+        return value
+    where = f"moderator '{moderator}': header {header}"
+    if value.env is not None:
+        found = os.environ.get(value.env)
+        if not found:
+            raise PolicyError(f"{where}: the environment has no {value.env}")
+        return found
+    try:
+        return (folder / str(value.file)).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise PolicyError(f"{where}: {value.file} cannot be read") from None

@@ -1,0 +1,129 @@
+"""What may leave of one answer: first the rules, character by character, then the moderators, sentence by sentence.
+
+A moderator that holds sees a sentence before anything of it leaves. One that does not is asked while the sentence is
+already on its way; what it blocks ends the answer as soon as it has said so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gateway.policy.guard import Guarded
+from gateway.policy.judging import Judge, Judged, Outcome
+from gateway.policy.rules import Rules, RuleStream
+from gateway.policy.segments import Segmenter
+from gateway.policy.verdict import Action, Context, Span, strictest
+
+BEFORE_CHARACTERS = 400
+
+
+class OutputGuard:
+    """Feed it as the answer comes; ``blocked`` says that nothing more may leave. ``ended`` is called once."""
+
+    def __init__(
+        self,
+        context: Context,
+        rules: Rules,
+        judges: Sequence[tuple[Guarded, Action | None]],
+        ended: Callable[[OutputGuard], None],
+    ) -> None:
+        self._context, self._ended, self._over = context, ended, False
+        self._stream = RuleStream(rules)
+        holding = [each for each in judges if each[0].holds]
+        later = [each for each in judges if not each[0].holds]
+        self._holding = Judge(holding, rules.mask) if holding else None
+        self._later = Judge(later, rules.mask) if later else None
+        self._held, self._sent = Segmenter(), Segmenter()
+        self._running: list[asyncio.Task[Outcome]] = []
+        self._refused = False
+        self.judged: list[Judged] = []
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the answer has to end here."""
+        return self._refused or self._stream.blocked is not None
+
+    @property
+    def spans(self) -> list[Span]:
+        """What lists and patterns found; places are in the model's own text."""
+        return self._stream.spans
+
+    @property
+    def action(self) -> Action:
+        """The strictest that was found so far."""
+        return strictest([*(span.action for span in self.spans), *(each.action for each in self.judged)])
+
+    def report(self) -> dict[str, object]:
+        """For the response, when asked for: what was found and where, never the text."""
+        matches = [span.public() for span in self.spans]
+        return {"action": self.action, "matches": matches, "moderators": [each.public() for each in self.judged]}
+
+    async def feed(self, piece: str) -> str:
+        """What may leave now."""
+        text = self._stream.feed(piece)
+        text = await self._judge(text, last=self._stream.blocked is not None)
+        self._collect()
+        if self.blocked:
+            self.close()
+        return text
+
+    async def finish(self) -> str:
+        """What may leave at the end."""
+        text = await self._judge(self._stream.finish(), last=True)
+        if self._running:
+            await asyncio.wait(self._running)
+        self._collect()
+        self.close()
+        return text
+
+    def close(self) -> None:
+        """The answer is over, however it ended. Safe to call again."""
+        for task in self._running:
+            task.cancel()
+        self._running = []
+        if not self._over:
+            self._over = True
+            self._ended(self)
+
+    async def _judge(self, text: str, *, last: bool) -> str:
+        """What of ``text`` may leave, once those that hold have seen it."""
+        if self._refused:
+            return ""
+        if self._holding is None:
+            self._tell_later(text, last=last)
+            return text
+        segments = self._held.feed(text) + (self._held.finish() if last else [])
+        out = ""
+        for segment in segments:
+            outcome = await self._holding.judge(segment, self._context)
+            self.judged += outcome.judged
+            if outcome.action == "block":
+                self._refused = True
+                break
+            out += outcome.text
+            self._remember(segment)
+        self._tell_later(out, last=last)
+        return out
+
+    def _tell_later(self, text: str, *, last: bool) -> None:
+        """Ask those that do not hold about what is leaving."""
+        if self._later is not None:
+            for segment in self._sent.feed(text) + (self._sent.finish() if last else []):
+                self._running.append(asyncio.create_task(self._later.judge(segment, self._context)))
+                if self._holding is None:
+                    self._remember(segment)
+
+    def _remember(self, segment: str) -> None:
+        before = (self._context.before + segment)[-BEFORE_CHARACTERS:]
+        self._context = replace(self._context, before=before)
+
+    def _collect(self) -> None:
+        """Take what has been said meanwhile."""
+        for task in [each for each in self._running if each.done()]:
+            self._running.remove(task)
+            if not task.cancelled():
+                outcome = task.result()
+                self.judged += outcome.judged
+                self._refused = self._refused or outcome.action == "block"
