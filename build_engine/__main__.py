@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from build_engine.errors import BuildError
+from build_engine.errors import BuildError, RecipeError
 from build_engine.inspect import as_text, find_versions, inspect
 from build_engine.pipeline import build
 from build_engine.recipe import (
@@ -32,9 +33,26 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
+    if options.task == "text-classification":
+        return _build_classifier(options)
+    options.target = options.target or "openvino"
     values = {field.name: getattr(options, field.name) for field in fields(Recipe)}
     recipe = Recipe(**values | {"compute_capabilities": tuple(options.compute_capabilities)})
     print(json.dumps(build(recipe, force=options.force, quiet=options.quiet)))
+    return 0
+
+
+def _build_classifier(options: argparse.Namespace) -> int:
+    try:
+        line = importlib.import_module("build_engine.classifier_pipeline")
+    except ImportError as error:
+        raise RecipeError(f"--task text-classification needs pip install 'tidegate[onnx]': {error}") from None
+    if options.target is None:
+        options.target = "onnxruntime"
+    values = {field.name: getattr(options, field.name) for field in fields(line.ClassifierRecipe)}
+    sizes = tuple(options.preferred_batch_sizes or line.ClassifierRecipe.preferred_batch_sizes)
+    recipe = line.ClassifierRecipe(**values | {"preferred_batch_sizes": sizes})
+    print(json.dumps(line.build_classifier(recipe, force=options.force)))
     return 0
 
 
@@ -49,12 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build_engine", description="From a model to a Triton repository.")
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("build", help="build and publish a version")
+    make.add_argument("--task", choices=("text-generation", "text-classification"), default="text-generation")
     make.add_argument("--source", type=Path, required=True, help="Hugging Face directory or GGUF file")
     make.add_argument("--adapter", type=Path, metavar="DIR", help="a PEFT LoRA adapter to merge into the source")
     make.add_argument("--adapter-base", metavar="NAME", help="the source's name as the adapter's configuration has it")
     make.add_argument("--name", required=True, help="the model's name in Triton")
     make.add_argument("--repository", type=Path, required=True)
-    make.add_argument("--target", choices=TARGETS, default="openvino")
+    make.add_argument("--target", choices=TARGETS, help="openvino; onnxruntime for a classifier")
     make.add_argument("--precision", choices=PRECISIONS, default="int8")
     make.add_argument("--work-dir", type=Path, default=Path(".build"), help="where stages are resumed from")
     make.add_argument(
@@ -74,12 +93,28 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--held-out", type=Path, help="other JSON lines: what the engine is judged by")
     make.add_argument("--strict", action="store_true", help="refuse rather than fall back to another precision")
     _add_tensorrt(make)
+    _add_classifier(make)
     make.add_argument("--force", action="store_true", help="publish a new version even if nothing changed")
     make.add_argument("--quiet", action="store_true", help="no progress bars")
     look = commands.add_parser("inspect", help="show what a version is and check its files")
     look.add_argument("path", type=Path, help="a version, a model or a repository")
     look.add_argument("--json", action="store_true")
     return parser
+
+
+def _add_classifier(make: argparse.ArgumentParser) -> None:
+    group = make.add_argument_group("text classification")
+    group.add_argument("--max-tokens", type=int, default=256, help="longer texts are cut")
+    group.add_argument("--max-batch-size", type=int, default=32)
+    group.add_argument(
+        "--preferred-batch-size",
+        dest="preferred_batch_sizes",
+        type=int,
+        action="append",
+        metavar="N",
+        help="Triton waits for a batch of this size; repeatable; 8 and 16 if not given",
+    )
+    group.add_argument("--queue-delay-microseconds", type=int, default=1000, help="how long it waits")
 
 
 def _add_tensorrt(make: argparse.ArgumentParser) -> None:

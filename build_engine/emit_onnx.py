@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
 from build_engine.decoder import AttentionWeights, DecoderConfig, FloatArray, Linear, describe
-from build_engine.errors import UnsupportedModel
+from build_engine.onnx_graph import IR_VERSION, OPSET, GraphWriter
 from build_engine.onnx_weights import ExternalWeights
 
-OPSET, IR_VERSION = 24, 11  # the first with TensorScatter, and what every runtime of that age reads
 PRECISIONS: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
 MODEL, WEIGHTS = "model.onnx", "model.onnx.data"
 
@@ -52,7 +50,7 @@ def write(config: DecoderConfig, build: Callable[[ExternalWeights], OnnxEmitter]
     onnx.checker.check_model(str(folder / MODEL), full_check=True)
 
 
-class OnnxEmitter:
+class OnnxEmitter(GraphWriter):
     """Implements :class:`build_engine.decoder.Emitter`; a tensor is its name in the graph."""
 
     def __init__(
@@ -63,10 +61,8 @@ class OnnxEmitter:
         sequence_length: int,
         weights: ExternalWeights,
     ) -> None:
-        self._config, self._read, self._dtype, self._weights = config, read, dtype, weights
-        self._kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        self._nodes: list[onnx.NodeProto] = []
-        self._initialisers: dict[str, onnx.TensorProto] = {}
+        super().__init__(read, dtype, weights)
+        self._config = config
         self._cache_shape = ["batch", config.kv_heads, sequence_length, config.head_dim]
         self._inputs = [
             helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"]),
@@ -162,32 +158,3 @@ class OnnxEmitter:
         self._inputs.append(helper.make_tensor_value_info(past, self._kind, self._cache_shape))
         self._outputs.append(helper.make_tensor_value_info(present, self._kind, self._cache_shape))
         return self._node("TensorScatter", [past, new, "start_pos"], present, axis=2, mode="linear")
-
-    def _weight(self, name: str, *, transposed: bool = False) -> str:
-        """The initialiser of a tensor, read when it is first used."""
-        if name not in self._initialisers:
-            values = self._read(name)
-            with np.errstate(over="ignore"):
-                stored = np.ascontiguousarray(values.T if transposed else values, self._dtype)
-            if not np.isfinite([stored.min(), stored.max()]).all():
-                raise UnsupportedModel(
-                    f"tensor {name} reaches {np.abs(values).max():.3g}, more than fp16 can hold; build it as fp32"
-                )
-            self._initialisers[name] = self._weights.add(name, stored)
-        return name
-
-    def _integers(self, values: list[int]) -> str:
-        return self._constant("integers_" + "_".join(map(str, values)), np.array(values, np.int64))
-
-    def _scalar(self, value: int) -> str:
-        return self._constant(f"integer_{value}", np.array(value, np.int64))
-
-    def _constant(self, name: str, values: npt.NDArray[np.int64]) -> str:
-        if name not in self._initialisers:
-            self._initialisers[name] = onnx.numpy_helper.from_array(values, name)
-        return name
-
-    def _node(self, kind: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
-        output = output or f"{kind}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output

@@ -39,7 +39,7 @@ def open_directory(path: Path, context_length: int | None = None) -> Source:
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         raise UnsupportedModel(f"{path} is a LoRA adapter; give its base model as --source and this as --adapter")
     raw_config = read_json(path / "config.json")
-    tensors = _tensors(path)
+    tensors = read_all_headers(path)
     # Without the setting, a model that brings no head is tied; with `false` the head is missing.
     tied = bool(raw_config.get("tie_word_embeddings", "lm_head.weight" not in tensors))
     source = Source(
@@ -120,7 +120,7 @@ def read_tensor(tensor: StoredTensor) -> FloatArray:
     return np.array(mapped, np.float32)
 
 
-def _tensors(path: Path) -> dict[str, StoredTensor]:
+def read_all_headers(path: Path) -> dict[str, StoredTensor]:
     """Every tensor of the directory; of the shards that the index names, when there is one."""
     index = path / "model.safetensors.index.json"
     if index.exists():

@@ -98,12 +98,17 @@ class Stack:
         return done.stdout.strip()
 
 
-def start(stack: Stack) -> None:
-    """Start what does not run yet and wait until all of it is ready. Raises :class:`StackError`."""
+def start_triton(stack: Stack) -> None:
+    """Start Triton, if it does not run yet, and wait until it is ready. Raises :class:`StackError`."""
     if stack.triton.pid() is None:
         command = triton_server.command(stack.repository, stack.run_dir, stack.ports)
         stack.triton.start(command, triton_server.environment())
     _wait("Triton", stack.triton, lambda: _status(f"http://127.0.0.1:{stack.ports.http}/v2/health/ready") == 200)
+
+
+def start(stack: Stack) -> None:
+    """Start what does not run yet and wait until all of it is ready. Raises :class:`StackError`."""
+    start_triton(stack)
     _reload_if_rebuilt(stack)
     if stack.gateway.pid() is None:
         stack.gateway.start([sys.executable, "-m", "gateway", "serve"], stack.gateway_environment())

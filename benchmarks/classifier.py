@@ -1,0 +1,166 @@
+"""Dynamic batching on a classifier: ``python -m benchmarks.classifier``, about four minutes.
+
+A BERT of MiniLM's size (6 layers of 384, random weights, 22 million parameters) is built twice, with batches and
+without (``--max-batch-size 1``), and served in one real Triton. Clients ask in a closed loop; the rate at a 95th percentile of
+at most the limit is compared, A B A B. Then ONNX Runtime alone says what a batch could win at all on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import statistics
+import struct
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from benchmarks import harness
+from build_engine.classifier_pipeline import ClassifierRecipe, build_classifier
+from build_engine.classifier_proof import open_session
+from build_engine.encoder import encoder_config, expected_tensors
+from deploy.local import stack as local
+from deploy.local.triton_server import Ports
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["BertForSequenceClassification"], "vocab_size": 30522, "hidden_size": 384,
+    "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12, "max_position_embeddings": 512,
+    "type_vocab_size": 2, "id2label": {"0": "no", "1": "yes"},
+}  # fmt: skip
+TEXT = " ".join(["word"] * 30)  # 32 tokens with its ends
+ROUNDS, SECONDS, CLIENTS = 3, 4.0, (1, 2, 4, 8, 16, 32)
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """Random weights in bfloat16 and a tokenizer of one word."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "word": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    draw, header, offset = np.random.default_rng(1), {}, 0
+    wanted = expected_tensors(encoder_config(CONFIG))
+    for name, shape in wanted.items():
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in wanted.items():
+            values = np.full(shape, "LayerNorm.weight" in name, np.float32)
+            if len(shape) == 2:
+                values = draw.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[1]))
+            file.write((values.view(np.uint32) >> 16).astype("<u2").data)
+    return folder
+
+
+async def load(url: str, model: str, clients: int) -> tuple[float, float]:
+    """Requests a second and the 95th percentile of their time in milliseconds, ``clients`` in a closed loop."""
+    encoded = TEXT.encode()
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
+    request.outputs.add(name="scores")
+    request.raw_input_contents.append(struct.pack("<I", len(encoded)) + encoded)
+    times: list[float] = []
+    async with grpc.aio.insecure_channel(url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        end = time.monotonic() + SECONDS
+
+        async def client() -> None:
+            while time.monotonic() < end:
+                began = time.monotonic()
+                await stub.ModelInfer(request)
+                times.append(time.monotonic() - began)
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+    return len(times) / SECONDS, 1000 * statistics.quantiles(times, n=20)[-1]
+
+
+def alone(folder: Path) -> dict[str, float]:
+    """Milliseconds a text in ONNX Runtime, by batch size, as the backend runs it."""
+    session = open_session(folder / "engine")
+    found = {}
+    for size in (1, 2, 4, 8, 16, 32):
+        feed = {"input_ids": np.full((size, 30), 2), "mask": np.ones((size, 30), bool)}
+        session.run(["scores"], feed)
+        times = []
+        for _ in range(15):
+            began = time.perf_counter()
+            session.run(["scores"], feed)
+            times.append(time.perf_counter() - began)
+        found[str(size)] = 1000 * statistics.median(times) / size
+    return found
+
+
+def measure(url: str) -> list[dict[str, Any]]:
+    """Every number of clients, both models in turn, the median of the rounds."""
+    rows = []
+    for clients in CLIENTS:
+        seen: dict[str, list[tuple[float, float]]] = {"batched": [], "single": []}
+        for _ in range(ROUNDS):
+            for model, results in seen.items():
+                results.append(asyncio.run(load(url, model, clients)))
+        row: dict[str, Any] = {"clients": clients}
+        for model, results in seen.items():
+            row[model] = {
+                "requests_per_second": statistics.median(rate for rate, _ in results),
+                "p95_ms": statistics.median(p95 for _, p95 in results),
+            }
+        rows.append(row)
+        print(row)
+    return rows
+
+
+def best(rows: list[dict[str, Any]], model: str, limit_ms: float) -> float:
+    """The highest rate whose 95th percentile is within the limit."""
+    return max((row[model]["requests_per_second"] for row in rows if row[model]["p95_ms"] <= limit_ms), default=0.0)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def main() -> None:
+    """Build, serve, measure, save."""
+    with tempfile.TemporaryDirectory(prefix="tidegate-classifier-") as name:
+        folder = Path(name)
+        source, repository = write_checkpoint(folder / "source"), folder / "models/repository"
+        for model, size in (("batched", 32), ("single", 1)):
+            sizes = (8, 16) if size > 1 else (1,)
+            recipe = ClassifierRecipe(source, model, repository, folder / "work", precision="fp32")
+            build_classifier(
+                ClassifierRecipe(**{**vars(recipe), "max_batch_size": size, "preferred_batch_sizes": sizes})
+            )
+        ports = free_ports(4)
+        stack = local.Stack(repository, folder / "run", ports[0], Ports(*ports[1:]))
+        try:
+            local.start_triton(stack)
+            rows = measure(f"127.0.0.1:{ports[2]}")
+        finally:
+            local.stop(stack)
+        per_text = alone(repository / "batched/1")
+    limits = [4 * rows[0]["single"]["p95_ms"], 8 * rows[0]["single"]["p95_ms"]]
+    compared = [
+        {"p95_limit_ms": limit, "batched": best(rows, "batched", limit), "single": best(rows, "single", limit)}
+        for limit in limits
+    ]
+    harness.save("classifier", {"rows": rows, "at_equal_p95": compared, "onnxruntime_ms_per_text_by_batch": per_text})
+    print(json.dumps({"at_equal_p95": compared, "onnxruntime_ms_per_text_by_batch": per_text}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
