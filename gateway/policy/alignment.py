@@ -11,8 +11,10 @@ a stream, and "could this still become a match" is the question whether an align
 * Where the entry has separators itself, any may stand; none only in long entries.
 * A sign may stand for a letter or between letters, but in one match all signs do the same.
 * A digit may stand for a letter, if two letters at least are played by themselves.
-* A letter repeated ``repeat`` times or more counts as one or two of them, in a match without other separators.
-* Whole words: an entry that begins or ends with a letter of an alphabet or a digit must not go on there.
+* A letter repeated ``repeat`` times or more counts as any smaller number of them, in a match without other separators.
+  A match that begins inside a row of one letter takes none of it twice: the one that begins with the row covers it.
+* Whole words: an entry that begins or ends with a letter of an alphabet or a digit must not go on there, and letters
+  that stand alone must not either.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gateway.policy.folds import DIGIT, HARD, IDEOGRAPH, IGNORED, LETTER, SIGN, SPACE, Folds, Unit
+from gateway.policy.folds import HARD, IDEOGRAPH, IGNORED, LETTER, SIGN, SPACE, Folds, Unit
 
 MAX_GAP = 8
 LONG_ENTRY = 8  # letters from which an entry's own separators may be left out
@@ -29,7 +31,7 @@ NODE_SHIFT = 21
 
 # What an alignment has met so far, as bits.
 (LATIN_GAP, LATIN_PLAIN, LATIN_WIDE, PHRASE_GAP, IDEOGRAPH_PLAIN, SQUASHED, SIGN_LETTER, SIGN_GAP, REPEATED, LOWER,
- SPACED_OUT, PARTLY) = (1 << bit for bit in range(12))  # fmt: skip
+ SPACED_OUT, PARTLY, IN_ROW) = (1 << bit for bit in range(13))  # fmt: skip
 SEGMENT = LATIN_GAP | LATIN_PLAIN | LATIN_WIDE | PHRASE_GAP | IDEOGRAPH_PLAIN
 GAP_WIDE, GAP_HARD, GAP_SIGN = 1 << 8, 1 << 9, 1 << 10
 
@@ -94,14 +96,16 @@ class Trie:
         self.whole.append(whole_word)
         return number
 
-    def start(self, unit: Unit, in_word: bool) -> list[State]:
-        """The alignments that begin with ``unit``; ``in_word`` if a letter or digit stands before it."""
+    def start(self, unit: Unit, in_word: bool, in_row: bool = False) -> list[State]:
+        """The alignments that begin with ``unit``; ``in_word`` if a letter or digit stands before it, ``in_row`` if it
+        is the same letter."""
         found = []
         for character, digit in unit.stands_for:
-            for root in (0, 1) if in_word and unit.kind in (LETTER, DIGIT) else (0, 1, 2, 3):
+            for root in (0, 1) if in_word and unit.kind != IDEOGRAPH else (0, 1, 2, 3):
                 child = self.edges.get(root << NODE_SHIFT | character)
                 if child is not None:
                     flags = (LOWER if unit.lower else 0) | (SIGN_LETTER if unit.kind == SIGN else 0)
+                    flags |= IN_ROW if in_row else 0
                     found.append(State(child, character, unit.kind, flags, 0, 1, 1, digit, root % 2 == 1))
         return found
 
@@ -117,7 +121,7 @@ class Trie:
                     found.append(gapped)
             if unit.kind >= SIGN and not (unit.kind == SIGN and state.flags & SIGN_GAP):
                 self._letter(state, unit, found)
-        return found
+        return list(dict.fromkeys(found)) if len(found) > 1 else found
 
     def _separate(self, state: State, kind: int) -> State | None:
         """The alignment with one more separator behind its last letter."""
@@ -142,6 +146,8 @@ class Trie:
             runs_on = same and character == state.previous
             run, entry_run = (state.run + 1, state.entry_run + 1) if runs_on else (1, 1)
             closed = runs_on or self._run_ok(state)
+            if not runs_on:
+                flags &= ~IN_ROW
             child = self.edges.get(state.node << NODE_SHIFT | character)
             if child is not None and closed:
                 inner = self._inside(flags, state, unit.kind)
@@ -154,7 +160,7 @@ class Trie:
                 outer = self._between(flags, state)
                 if child is not None and outer is not None:
                     found.append(State(child, character, unit.kind, outer, 0, 1, 1, state.digits + digit, state.held))
-            if runs_on and self.folds.repeat and not flags & (LATIN_GAP | PHRASE_GAP | SIGN_GAP | SQUASHED | PARTLY):
+            if runs_on and self.folds.repeat and not flags & (LATIN_GAP | PHRASE_GAP | SIGN_GAP | SQUASHED | PARTLY | IN_ROW):
                 found.append(state._replace(flags=flags | REPEATED, run=state.run + 1))
 
     def _run_ok(self, state: State) -> bool:

@@ -25,7 +25,7 @@ DIGITS = {"0": "o", "1": "il", "2": "z", "3": "e", "4": "a", "5": "s", "6": "gb"
 PHRASE_ENDS = frozenset('\n\r\v\f\x85\u2028\u2029，。！？；：、,!?;:…．()（）[]【】「」『』《》<>“”"‘’{}')
 FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u034f\u17b4\u17b5")
 BLANKS = frozenset("\u2800")
-COARSE = str.maketrans({"l": "i", "1": "i", "!": "i", "|": "i", "¡": "i", "0": "o", "2": "z", "3": "e", "€": "e",
+COARSE = str.maketrans({"l": "i", "I": "i", "1": "i", "!": "i", "|": "i", "¡": "i", "0": "o", "2": "z", "3": "e", "€": "e",
                         "4": "a", "@": "a", "5": "s", "$": "s", "7": "t", "+": "t", "8": "b", "6": "b", "g": "b",
                         "9": "b", "£": "i", "¢": "c"})  # fmt: skip
 _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3040, 0x31FF),
@@ -188,7 +188,7 @@ def rough(unit: Unit) -> int:
     return ord(unit.character.translate(COARSE)) | variant | flags
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def folding(folds: Folds) -> Folding:
     """The one :class:`Folding` of these folds."""
     return Folding(folds)

@@ -115,7 +115,7 @@ class Matcher:
         for nth, unit in enumerate(self.folding.units(text[start])):
             if unit.stands_for:
                 found += Scan(self.folding, self.trie, left.copy()).only_from(text, start, nth)
-            left.pass_over(unit.kind)
+            left.pass_over(unit)
         return found
 
 

@@ -36,15 +36,19 @@ class Waiting(NamedTuple):
 
 
 class Left:
-    """What stands before a place in the text: a letter or digit, and how many letters that stand alone (up to two)."""
+    """What stands before a place in the text: a letter or digit, which, and how many letters that stand alone (up to
+    two)."""
 
-    __slots__ = ("gap", "in_word", "singles", "token")
+    __slots__ = ("gap", "in_word", "last", "singles", "token")
 
     def __init__(self) -> None:
-        self.in_word, self.singles, self.token, self.gap = False, 0, 0, 0
+        self.in_word, self.singles, self.token, self.gap, self.last = False, 0, 0, 0, ""
 
-    def pass_over(self, kind: int) -> None:
-        """Move behind a unit of ``kind``."""
+    def pass_over(self, unit: Unit) -> None:
+        """Move behind ``unit``."""
+        kind = unit.kind
+        if kind != IGNORED:
+            self.last = unit.character
         if kind in (LETTER, DIGIT):
             if self.in_word:
                 self.token += 1
@@ -82,13 +86,14 @@ class Left:
         left = cls()
         for character in text[begin:position]:
             for unit in folding.units(character):
-                left.pass_over(unit.kind)
+                left.pass_over(unit)
         return left
 
     def copy(self) -> Left:
         """The same, on its own."""
         twin = Left()
-        twin.in_word, twin.singles, twin.token, twin.gap = self.in_word, self.singles, self.token, self.gap
+        twin.in_word, twin.singles, twin.token = self.in_word, self.singles, self.token
+        twin.gap, twin.last = self.gap, self.last
         return twin
 
 
@@ -166,7 +171,7 @@ class Scan:
                 self._read(unit, found)
                 if unit.stands_for:
                     self._begin(unit, found)
-                self._left.pass_over(unit.kind)
+                self._left.pass_over(unit)
         return found
 
     def only_from(self, text: str, start: int, nth: int) -> list[Found]:
@@ -198,7 +203,8 @@ class Scan:
 
     def _begin(self, unit: Unit, found: list[Found]) -> None:
         in_word = self._left.in_word
-        begun = self._trie.start(unit, in_word)
+        in_row = in_word and unit.kind == LETTER and unit.character == self._left.last
+        begun = self._trie.start(unit, in_word, in_row)
         if begun:
             left = (in_word, self._left.before())
             self._live = [*self._live, Live(self.position - 1, left, begun)]
