@@ -45,6 +45,7 @@ bench: model model-fp32 $(VENV)/.test-installed  ## every figure of the README; 
 
 bench-build: $(VENV)/.test-installed  ## what each precision costs and keeps; about fifteen minutes
 	@$(PY) -m benchmarks.build
+	@$(PY) -m benchmarks.classifier
 
 bench-scale: $(VENV)/.test-installed  ## what a 0.5B and a 1.5B model need to be built; five minutes, 20 GB of disk
 	@$(PY) -m benchmarks.scale

@@ -73,7 +73,7 @@ def test_chinese_written_otherwise_is_found(text: str) -> None:
     [
         ("Scunthorpe", "cunt"), ("classic assassin", "ass"), ("c l a s s i c", "ass"), ("a 5 s", "a5"), ("pass the salt", "ass"),
         ("raccoon", "coon"), ("bill", "bil"), ("bass", "ass"), ("therapist", "rapist"), ("Dickens", "dick"),
-        ("as so often", "asso"), ("he is his", "shi"), ("pas$word", "sword"), ("x@y.com", "xay"), ("is, hit", "shit"),
+        ("as so often", "asso"), ("he is his", "shi"), ("pas$word", "sword"), ("is, hit", "shit"),
     ],
 )  # fmt: skip
 def test_ordinary_text_is_not_found(text: str, word: str) -> None:
