@@ -33,6 +33,7 @@ NODE_SHIFT = 21
 (LATIN_GAP, LATIN_PLAIN, LATIN_WIDE, PHRASE_GAP, IDEOGRAPH_PLAIN, SQUASHED, SIGN_LETTER, SIGN_GAP, REPEATED, LOWER,
  SPACED_OUT, PARTLY, IN_ROW) = (1 << bit for bit in range(13))  # fmt: skip
 SEGMENT = LATIN_GAP | LATIN_PLAIN | LATIN_WIDE | PHRASE_GAP | IDEOGRAPH_PLAIN
+UNREPEATABLE = LATIN_GAP | PHRASE_GAP | SIGN_GAP | SQUASHED | PARTLY | IN_ROW
 GAP_WIDE, GAP_HARD, GAP_SIGN = 1 << 8, 1 << 9, 1 << 10
 
 
@@ -160,7 +161,7 @@ class Trie:
                 outer = self._between(flags, state)
                 if child is not None and outer is not None:
                     found.append(State(child, character, unit.kind, outer, 0, 1, 1, state.digits + digit, state.held))
-            if runs_on and self.folds.repeat and not flags & (LATIN_GAP | PHRASE_GAP | SIGN_GAP | SQUASHED | PARTLY | IN_ROW):
+            if runs_on and self.folds.repeat and not flags & UNREPEATABLE:
                 found.append(state._replace(flags=flags | REPEATED, run=state.run + 1))
 
     def _run_ok(self, state: State) -> bool:

@@ -15,7 +15,8 @@ GAPS = "  .-_*·\t\u3000,，。！\n\u2003/😀!@"
 IGNORED = "\u200b\u00ad\u0301\ufe0f\u202e\u0338"
 ALPHABETS = (LETTERS, LETTERS + HAN, LETTERS + GAPS, HAN + GAPS, LETTERS + HAN + GAPS + IGNORED, "ab c.I l1", "aab.")
 WORDS = ("ab", "abc", "aab", "abba", "ass", "bill", "oil", "sis", "aa", "a b", "ab ac", "il", "fi", "s1", "a1b",
-         "abcabcab", "ab cab ca", "abc abc ab", "词语", "敏感词", "敏", "感a", "a词b", "词 语", "敏感 词语", "ball", "abcd", "cable",
+         "abcabcab", "ab cab ca", "abc abc ab", "词语", "敏感词",
+         "敏", "感a", "a词b", "词 语", "敏感 词语", "ball", "abcd", "cable",
          "ss", "b@", "$", "classic", "l", "aaa", "а", "bб", "É", "lll", "敏感词语敏感词语", "a,b")  # fmt: skip
 FOLDS = (Folds(), Folds(), Folds(), *(replace(Folds(), **{name: 0 if name == "repeat" else False})
          for name in Folds().names()), replace(Folds(), repeat=2), replace(Folds(), repeat=4))  # fmt: skip

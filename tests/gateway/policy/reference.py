@@ -5,6 +5,7 @@ down as a path first and judged as a whole afterwards. Shares the folding's unit
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from gateway.policy.folds import DIGIT, HARD, IDEOGRAPH, IGNORED, LETTER, SIGN, SPACE, Folding, Unit
@@ -93,7 +94,7 @@ def plays(text: Text, path: Path, place: int) -> list[tuple[str, int]]:
 
 def allowed(text: Text, entry: Entry, path: Path, whole: bool) -> bool:  # every line one rule
     """Whether a complete path is a match."""
-    gaps = [text.kinds(one.unit, other.unit) for one, other in zip(path, path[1:], strict=False)]
+    gaps = [text.kinds(one.unit, other.unit) for one, other in pairwise(path)]
     pairs = list(zip(path, path[1:], gaps, strict=False))
     repeated = any(step.more for step in path)
     own = [entry.own[one.letter] and not other.more for one, other, _ in pairs]
