@@ -53,7 +53,7 @@ class Matcher:
             self.holds.append(entry.holds)
             values = self._values(folded)
             plain.add(_string(values[values & SEPARATOR == 0]))
-            if folds.repeat:
+            if folds.repeat and (values & LETTER_BIT).any():
                 once = _merge(values)[0]
                 merged.add(_string(once[once & SEPARATOR == 0]))
         self._plain = _automaton(plain)
@@ -120,7 +120,7 @@ class Matcher:
 
 
 def _automaton(keys: set[str]) -> Automaton | None:
-    return daachorse.CharwiseDoubleArrayAhoCorasick(sorted(keys)) if keys else None
+    return daachorse.CharwiseDoubleArrayAhoCorasick(list(keys)) if keys else None
 
 
 def _string(values: Codes) -> str:
