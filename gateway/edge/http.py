@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
+from gateway.edge.asking import Limits, unless_client_leaves
 from gateway.edge.problems import error_body, event_data
 from gateway.edge.schemas import ErrorBody, GenerateAnswer, GenerateBody
-from gateway.errors import ClientClosed, GatewayError, InvalidField
+from gateway.errors import ClientClosed, GatewayError
 from gateway.generation import Answer, Ask, Generation
-from gateway.telemetry import Telemetry
-from gateway.triton import TritonClient
 
-Result = TypeVar("Result")
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 403, 413, 422, 429, 502, 503, 504)
 }
 
 
-def generate_routes(generation: Generation, max_tokens: int) -> APIRouter:
+def generate_routes(generation: Generation, limits: Limits) -> APIRouter:
     """``/generate`` and ``/generate_stream``, behind :class:`gateway.edge.middleware.Authentication`."""
     router = APIRouter(tags=["generate"])
 
@@ -32,13 +28,20 @@ def generate_routes(generation: Generation, max_tokens: int) -> APIRouter:
         state = request.scope["state"]
         principal = state["principal"]
         state["fields"]["stream"] = stream
-        if body.max_tokens > max_tokens:
-            raise InvalidField(f"max_tokens: at most {max_tokens} here; ask for fewer", field="max_tokens")
-        ask = Ask(state["request_id"], body.prompt(), body.parameters(stream), state["accepted"], body.include_policy)
+        limits.require_tokens(body.max_tokens)
+        ask = Ask(
+            state["request_id"],
+            body.model or generation.default_model,
+            body.prompt(),
+            body.parameters(stream),
+            limits.deadline(request, body.timeout_seconds),
+            state["accepted"],
+            body.include_policy,
+        )
         if stream:
-            running = await _unless_client_leaves(request, generation.start(principal, ask))
+            running = await unless_client_leaves(request, generation.start(principal, ask))
             return EventSourceResponse(_events(request, running))
-        return await _unless_client_leaves(request, _whole(request, generation, principal, ask))
+        return await unless_client_leaves(request, _whole(request, generation, principal, ask))
 
     @router.post("/generate", response_model=GenerateAnswer, responses={**ERRORS, 200: _EVENTS}, openapi_extra=_BEARER)
     async def generate(request: Request, body: GenerateBody) -> Response:
@@ -62,31 +65,6 @@ _EVENT: dict[str, Any] = {
 }
 _EVENTS: dict[str, Any] = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": _EVENT}}}
 _BEARER: dict[str, Any] = {"security": [{"bearer": []}]}
-
-
-def operation_routes(triton: TritonClient, telemetry: Telemetry) -> APIRouter:
-    """Health and metrics: for the platform, without a token."""
-    router = APIRouter(tags=["operations"])
-
-    @router.get("/health/live")
-    async def live() -> dict[str, str]:
-        """The process answers."""
-        return {"status": "live"}
-
-    @router.get("/health/ready", responses={503: {}})
-    async def ready() -> JSONResponse:
-        """Triton can be reached and has the model ready."""
-        reason = await triton.not_ready()
-        if reason is not None:
-            return JSONResponse({"status": "not ready", "reason": reason}, 503)
-        return JSONResponse({"status": "ready"})
-
-    @router.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Prometheus text format."""
-        return Response(telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return router
 
 
 async def _whole(request: Request, generation: Generation, principal: Any, ask: Ask) -> JSONResponse:
@@ -128,25 +106,3 @@ def _closing(request: Request, answer: Answer) -> dict[str, Any]:
         "usage": {**usage, "total_tokens": last.prompt_tokens + last.completion_tokens},
     }
     return closing if answer.verdicts is None else {**closing, "policy": answer.verdicts.report()}
-
-
-async def _unless_client_leaves(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of ``work``; it is cancelled when the client closes the connection before. Raises ClientClosed."""
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(_disconnect(request))
-    try:
-        await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientClosed
-        return task.result()
-    finally:
-        for each in (task, leaving):
-            each.cancel()
-            if not each.done():
-                with contextlib.suppress(asyncio.CancelledError, GatewayError):
-                    await each
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -1,0 +1,71 @@
+"""What every HTTP surface does with a request that asks the model: its time, and a client that leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from gateway.errors import ClientClosed, GatewayError, InvalidField
+
+Result = TypeVar("Result")
+TIMEOUT_HEADER = b"x-request-timeout-seconds"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for: tokens, and seconds (those it gets unless it says otherwise, and the most)."""
+
+    max_tokens: int
+    timeout_seconds: float
+    max_timeout_seconds: float
+
+    def require_tokens(self, asked: int, field: str = "max_tokens") -> None:
+        """Raises :class:`InvalidField`."""
+        if asked > self.max_tokens:
+            raise InvalidField(f"{field}: at most {self.max_tokens} here; ask for fewer", field=field)
+
+    def deadline(self, request: Request, in_body: float | None = None) -> float:
+        """When the request's time is over, in monotonic seconds: by its body and its header, the shorter of both, or as
+        usual; never more than the gateway allows. Raises :class:`InvalidField` for a header that is no number."""
+        asked = [each for each in (in_body, _in_header(request.scope["headers"])) if each is not None]
+        seconds = min(asked, default=self.timeout_seconds)
+        accepted: float = request.scope["state"]["accepted"]
+        return accepted + min(seconds, self.max_timeout_seconds)
+
+
+def _in_header(headers: list[tuple[bytes, bytes]]) -> float | None:
+    for name, value in headers:
+        if name == TIMEOUT_HEADER:
+            with contextlib.suppress(ValueError):
+                if 0 < (seconds := float(value)) < float("inf"):
+                    return seconds
+            raise InvalidField("X-Request-Timeout-Seconds must be a number above 0", field="X-Request-Timeout-Seconds")
+    return None
+
+
+async def unless_client_leaves(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of ``work``; it is cancelled when the client closes the connection before. Raises ClientClosed."""
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientClosed
+        return task.result()
+    finally:
+        for each in (task, leaving):
+            each.cancel()
+            if not each.done():
+                with contextlib.suppress(asyncio.CancelledError, GatewayError):
+                    await each
+
+
+async def _disconnect(request: Request) -> None:
+    message: dict[str, Any] = {"type": ""}
+    while message["type"] != "http.disconnect":
+        message = dict(await request.receive())
