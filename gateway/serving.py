@@ -70,6 +70,7 @@ def serve(settings: Settings, listen_fd: int | None = None) -> int:
         http="httptools",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         log_config=None,
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )
