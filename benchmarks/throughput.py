@@ -7,15 +7,14 @@ everything on: token, policy, metrics, log. The gateway has a core to itself; wr
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.cores import cpu_seconds, pin
-from benchmarks.instant.repository import instant_repository
+from benchmarks.cores import cpu_seconds
+from deploy.local.stack import Stack
 
 CONNECTIONS, SECONDS, ROUNDS = (16, 64), 4, 3
 BODY = {
@@ -53,29 +52,22 @@ def wrk(url: str, token: str, connections: int, seconds: int, script: Path) -> d
     }
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(stack: Stack, folder: Path) -> dict[str, Any]:
     """By number of connections, the median of the rounds."""
     figures: dict[str, Any] = {}
-    with harness.running_stack(instant_repository(folder / "repository")) as stack:
-        gateway, triton = stack.gateway.pid(), stack.triton.pid()
-        assert gateway is not None
-        assert triton is not None
-        pin(gateway, 1)
-        pin(triton, 0)
-        token, script = stack.token(), folder / "ask.lua"
-        pin(os.getpid(), 0)
-        for connections in CONNECTIONS:
-            wrk(stack.url, token, connections, 1, script)
-            rows = []
-            for _ in range(ROUNDS):
-                before = cpu_seconds(gateway)
-                row = wrk(stack.url, token, connections, SECONDS, script)
-                row["cpu_us_per_request"] = (cpu_seconds(gateway) - before) / row["requests"] * 1e6
-                rows.append(row)
-            figures[f"connections_{connections}"] = {key: harness.median([row[key] for row in rows]) for key in rows[0]}
+    gateway, token, script = harness.pid_of(stack.gateway), stack.token(), folder / "ask.lua"
+    for connections in CONNECTIONS:
+        wrk(stack.url, token, connections, 1, script)
+        rows = []
+        for _ in range(ROUNDS):
+            before = cpu_seconds(gateway)
+            row = wrk(stack.url, token, connections, SECONDS, script)
+            row["cpu_us_per_request"] = (cpu_seconds(gateway) - before) / row["requests"] * 1e6
+            rows.append(row)
+        figures[f"connections_{connections}"] = {key: harness.median([row[key] for row in rows]) for key in rows[0]}
     return figures
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="tidegate-throughput-") as name:
-        harness.save("throughput", measure(Path(name)))
+    with tempfile.TemporaryDirectory(prefix="tidegate-wrk-") as name, harness.instant_stack() as running:
+        harness.save("throughput", measure(running, Path(name)))
