@@ -14,11 +14,13 @@
     ├── BodyTooLarge                  413  RESOURCE_EXHAUSTED   body_too_large
     ├── InvalidField                  422  INVALID_ARGUMENT     invalid_field
     ├── TooManyRequests               429  RESOURCE_EXHAUSTED   too_many_requests
+    ├── QuotaExceeded                 429  RESOURCE_EXHAUSTED   quota_exceeded
     ├── ClientClosed                  499  CANCELLED            client_closed
     ├── InternalError                 500  INTERNAL             internal
     ├── UpstreamError                 502  INTERNAL             upstream_error
     ├── TritonUnavailable             503  UNAVAILABLE          triton_unavailable
     │   └── Overloaded                503  UNAVAILABLE          overloaded
+    ├── QuotaUnavailable              503  UNAVAILABLE          quota_unavailable
     └── DeadlineExceeded              504  DEADLINE_EXCEEDED    deadline_exceeded
 
 ``message`` is for a person: it names the field, the limit and the way out, and never repeats what the client sent.
@@ -26,21 +28,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
 class GatewayError(Exception):
-    """A refusal or failure with its statuses. ``retry_after_seconds`` becomes ``Retry-After``."""
+    """A refusal or failure with its statuses. ``retry_after_seconds`` becomes ``Retry-After``; the class has the usual
+    one, an instance may know better."""
 
     http_status: ClassVar[int] = 500
     grpc_status: ClassVar[str] = "INTERNAL"
     code: ClassVar[str] = "internal"
     default_message: ClassVar[str] = "the gateway failed; the request id finds it in the log"
-    retry_after_seconds: ClassVar[int | None] = None
+    retry_after_seconds: int | None = None
 
-    def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, field: str | None = None, retry_after_seconds: int | None = None
+    ) -> None:
         self.message = message or self.default_message
         self.field = field
+        if retry_after_seconds is not None:
+            self.retry_after_seconds = retry_after_seconds
         super().__init__(self.message)
 
 
@@ -131,6 +139,23 @@ class TooManyRequests(GatewayError):
     retry_after_seconds = 1
 
 
+class QuotaExceeded(GatewayError):
+    """The tenant has used what it may. ``headers`` are the RateLimit fields."""
+
+    http_status, grpc_status, code = 429, "RESOURCE_EXHAUSTED", "quota_exceeded"
+    default_message = "the tenant's quota is used up"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after_seconds: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.headers = dict(headers or {})
+
+
 class ClientClosed(GatewayError):
     """The client left; nobody reads this answer, the log does."""
 
@@ -162,6 +187,14 @@ class Overloaded(TritonUnavailable):
 
     code = "overloaded"
     default_message = "the model's queue is full; retry later"
+
+
+class QuotaUnavailable(GatewayError):
+    """Nobody can say what the tenant has used, and it was decided to refuse then."""
+
+    http_status, grpc_status, code = 503, "UNAVAILABLE", "quota_unavailable"
+    default_message = "quotas cannot be checked at the moment; retry after a moment"
+    retry_after_seconds = 1
 
 
 class DeadlineExceeded(GatewayError):

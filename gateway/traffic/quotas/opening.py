@@ -1,0 +1,72 @@
+"""Quotas from settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+from gateway.traffic.quotas.config import QuotaError, read_quotas
+from gateway.traffic.quotas.quotas import QuotaObserver, Quotas
+from gateway.traffic.quotas.reload import ReloadObserver
+from gateway.traffic.quotas.stores import LocalStore, MemoryAccounts, SharedAccounts, Store
+
+
+class Observer(QuotaObserver, ReloadObserver, Protocol):
+    """Who counts."""
+
+    def quota_degraded(self, degraded: bool) -> None:
+        """Redis has gone away, or is back."""
+
+    def quota_admitted_without_redis(self) -> None:
+        """A request was admitted by this process alone."""
+
+
+def open_quotas(
+    file: Path | None,
+    observer: Observer,
+    *,
+    lifetime_seconds: float,
+    redis_url: str | None = None,
+    on_redis_failure: Literal["local", "refuse"] = "local",
+    directory: Path | None = None,
+    workers: int = 1,
+) -> Quotas:
+    """Quotas of ``file``; of nothing without one. Accounts are in Redis if there is a URL, in ``directory`` if there is
+    one, else in this process. A lease that nobody settles, for its gateway was killed, is forgotten after
+    ``lifetime_seconds``: give more than a request's longest time. Raises :class:`QuotaError`.
+    """
+    read = read_quotas(file) if file is not None else None
+    store: Store
+    if read is None:
+        store = LocalStore(MemoryAccounts(), lifetime_seconds)
+    elif redis_url is not None:
+        store = _redis_store(redis_url, on_redis_failure, observer, lifetime_seconds)
+    elif directory is not None:
+        store = LocalStore(_shared(directory), lifetime_seconds)
+    elif workers > 1:
+        raise QuotaError(
+            f"{workers} workers would each count by themselves: set TIDEGATE_QUOTA_DIRECTORY to a folder of this host, "
+            "or TIDEGATE_REDIS_URL"
+        )
+    else:
+        store = LocalStore(MemoryAccounts(), lifetime_seconds)
+    return Quotas(store, observer, read)
+
+
+def _shared(directory: Path) -> SharedAccounts:
+    try:
+        return SharedAccounts(directory)
+    except OSError as error:
+        raise QuotaError(f"TIDEGATE_QUOTA_DIRECTORY cannot be made: {error.strerror}") from None
+
+
+def _redis_store(url: str, on_failure: str, observer: Observer, lifetime_seconds: float) -> Store:
+    try:
+        from gateway.traffic.quotas.redis_store import RedisStore  # noqa: PLC0415 - only who has a Redis needs its client
+    except ImportError:
+        raise QuotaError("TIDEGATE_REDIS_URL needs the extra `redis`: pip install 'tidegate[redis]'") from None
+    local = LocalStore(MemoryAccounts(), lifetime_seconds) if on_failure == "local" else None
+    try:
+        return RedisStore(url, lifetime_seconds, observer, local)
+    except ValueError:
+        raise QuotaError("TIDEGATE_REDIS_URL is no redis://, rediss:// or unix:// URL") from None
