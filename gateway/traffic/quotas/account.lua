@@ -4,7 +4,7 @@
 -- Gives: tokens granted (-1: any number), the number of the limit that refused (0: none), the wait in seconds as a text;
 -- by limit what is left (-1: no limit), then the seconds until more of it frees, as texts.
 
-local FAIR_TOKENS, HELD_SECONDS, NEVER = 64, 1, -1
+local FAIR_TOKENS, SHARE, HELD_SECONDS, NEVER = 64, 8, 1, -1
 local KEPT_SECONDS = 2 * 86400
 
 local action, lease = ARGV[1], ARGV[2]
@@ -73,7 +73,7 @@ local function share(wanted, need)
   end
   if not room then return nil end
   room = math.max(0, room)
-  return math.min(wanted, math.max(math.floor(room / 2), math.min(room, math.max(need, FAIR_TOKENS))))
+  return math.min(wanted, math.max(math.floor(room / SHARE), math.min(room, need - 1 + FAIR_TOKENS)))
 end
 
 local function charge(tokens)

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from gateway.traffic.quotas.config import KINDS, Kind, Limits
 
 FAIR_TOKENS = 64
-"""A lease is given at most half of what is left, so that one request with a large ``max_tokens`` does not shut the
-others out; but up to so many tokens if they are there, so that halves do not become crumbs."""
+"""Beyond what it needs, a lease is given an eighth of what is left, so that one request with a large ``max_tokens``
+does not shut the others out; but up to so many tokens if they are there, so that eighths do not become crumbs."""
+SHARE = 8
 HELD_SECONDS = 1.0
 """When to ask again for what running streams hold: they may end at any time."""
 NEVER = -1.0
@@ -140,7 +141,7 @@ class Account:
         if not rooms:
             return None
         room = max(0, min(rooms))
-        return min(want, max(room // 2, min(room, max(need, FAIR_TOKENS))))
+        return min(want, max(room // SHARE, min(room, need - 1 + FAIR_TOKENS)))
 
     def _charge(self, tokens: int, now: float) -> None:
         if tokens:

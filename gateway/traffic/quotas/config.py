@@ -82,7 +82,7 @@ class QuotaFile(BaseModel):
         part = self.classes.get(name) or self.classes[self.default]
         values = part.model_dump()
         if own is not None:
-            values |= own.model_dump(exclude_unset=True, include={*KINDS})
+            values |= own.model_dump(exclude_unset=True, include={str(kind) for kind in KINDS})
         return Limits(**values)
 
 

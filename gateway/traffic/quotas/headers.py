@@ -48,9 +48,9 @@ def limit_field(reply: Reply) -> str:
 
 
 def fields(limits: Limits, reply: Reply) -> dict[str, str]:
-    """Both, by name; none where there is no limit."""
-    policy = policy_field(limits)
-    return {"RateLimit-Policy": policy, "RateLimit": limit_field(reply)} if policy else {}
+    """Both, by name; none where there is no limit, or nobody knows what is left."""
+    both = {"RateLimit-Policy": policy_field(limits), "RateLimit": limit_field(reply)}
+    return {name: field for name, field in both.items() if field}
 
 
 def refusal(limits: Limits, reply: Reply) -> dict[str, Any]:
