@@ -10,6 +10,7 @@
     ├── Forbidden                     403  PERMISSION_DENIED    insufficient_scope
     │   └── PromptRejected            403  PERMISSION_DENIED    prompt_rejected
     ├── NotFound                      404  NOT_FOUND            not_found
+    │   └── ModelNotFound             404  NOT_FOUND            model_not_found
     ├── MethodNotAllowed              405  UNIMPLEMENTED        method_not_allowed
     ├── BodyTooLarge                  413  RESOURCE_EXHAUSTED   body_too_large
     ├── InvalidField                  422  INVALID_ARGUMENT     invalid_field
@@ -19,8 +20,10 @@
     ├── InternalError                 500  INTERNAL             internal
     ├── UpstreamError                 502  INTERNAL             upstream_error
     ├── TritonUnavailable             503  UNAVAILABLE          triton_unavailable
-    │   └── Overloaded                503  UNAVAILABLE          overloaded
+    │   ├── Overloaded                503  UNAVAILABLE          overloaded
+    │   └── ShuttingDown              503  UNAVAILABLE          shutting_down
     ├── QuotaUnavailable              503  UNAVAILABLE          quota_unavailable
+    ├── RequestTimeout                408  DEADLINE_EXCEEDED    request_timeout
     └── DeadlineExceeded              504  DEADLINE_EXCEEDED    deadline_exceeded
 
 ``message`` is for a person: it names the field, the limit and the way out, and never repeats what the client sent.
@@ -112,6 +115,13 @@ class NotFound(GatewayError):
     default_message = "there is nothing here; /docs lists the paths"
 
 
+class ModelNotFound(NotFound):
+    """Triton has no such model."""
+
+    code = "model_not_found"
+    default_message = "there is no such model here; GET /v1/models lists those there are"
+
+
 class MethodNotAllowed(GatewayError):
     """The path exists, the method does not."""
 
@@ -183,10 +193,25 @@ class TritonUnavailable(GatewayError):
 
 
 class Overloaded(TritonUnavailable):
-    """Triton's queue is full."""
+    """Too many wait already: the answer would come too late."""
 
     code = "overloaded"
-    default_message = "the model's queue is full; retry later"
+    default_message = "so many requests wait that this one would not be answered in its time; retry later"
+
+
+class ShuttingDown(TritonUnavailable):
+    """The gateway was told to stop, and the request's time of grace is over."""
+
+    code = "shutting_down"
+    default_message = "this gateway is shutting down; send the request again"
+    retry_after_seconds = 1
+
+
+class RequestTimeout(GatewayError):
+    """The request itself did not arrive in time."""
+
+    http_status, grpc_status, code = 408, "DEADLINE_EXCEEDED", "request_timeout"
+    default_message = "the body did not arrive within the request's time; send it again"
 
 
 class QuotaUnavailable(GatewayError):
