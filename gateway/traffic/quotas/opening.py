@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Protocol
 
-from gateway.traffic.quotas.config import QuotaError, read_quotas
+from gateway.traffic.quotas.config import QuotaError, QuotaFile, read_quotas
 from gateway.traffic.quotas.quotas import QuotaObserver, Quotas
 from gateway.traffic.quotas.reload import ReloadObserver
 from gateway.traffic.quotas.stores import LocalStore, MemoryAccounts, SharedAccounts, Store
@@ -35,7 +35,7 @@ def open_quotas(
     one, else in this process. A lease that nobody settles, for its gateway was killed, is forgotten after
     ``lifetime_seconds``: give more than a request's longest time. Raises :class:`QuotaError`.
     """
-    read = read_quotas(file) if file is not None else None
+    read = _read(file) if file is not None else None
     store: Store
     if read is None:
         store = LocalStore(MemoryAccounts(), lifetime_seconds)
@@ -51,6 +51,13 @@ def open_quotas(
     else:
         store = LocalStore(MemoryAccounts(), lifetime_seconds)
     return Quotas(store, observer, read)
+
+
+def _read(file: Path) -> QuotaFile:
+    try:
+        return read_quotas(file)
+    except QuotaError as error:
+        raise QuotaError(f"TIDEGATE_QUOTA_FILE: {error}") from None
 
 
 def _shared(directory: Path) -> SharedAccounts:
