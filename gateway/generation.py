@@ -27,7 +27,7 @@ from gateway.triton.contract import Value
 SCOPE = "generate"
 CONTENT_FILTER = "content_filter"
 QUOTA = "quota"
-BYTES_A_TOKEN = 4
+BYTES_A_TOKEN, TOKENS_A_MESSAGE = 4, 4
 """For an estimate of the prompt; the model's own count settles it."""
 
 
@@ -60,7 +60,8 @@ class Ask:
 
     def tokens(self) -> tuple[int, int]:
         """An estimate of the prompt's, and the most that prompt and answer may come to."""
-        prompt = sum(len(text.encode("utf-8", "surrogatepass")) for text in self.prompt.written()) // BYTES_A_TOKEN
+        written = sum(len(text.encode("utf-8", "surrogatepass")) for text in self.prompt.written())
+        prompt = written // BYTES_A_TOKEN + TOKENS_A_MESSAGE * len(self.prompt.messages)
         return prompt, prompt + int(cast("int", self.parameters["max_tokens"]))
 
     def seconds_left(self) -> float:

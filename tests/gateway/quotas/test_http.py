@@ -10,13 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.traffic.quotas import QuotaError
 from tests.gateway.conftest import good_token, serve
+from tests.gateway.processes import running
 
 from .observed import left, write
 from .redis_server import RedisServer
 
-PROMPT_TOKENS = 5
-"""Of every answer of the fake Triton."""
+PROMPT = "a" * 20
+"""One word, and five tokens by the gateway's estimate, which is what the fake Triton counts for any prompt."""
 
 
 def quotas(tmp_path: Path, **limits: int) -> Path:
@@ -49,6 +51,7 @@ async def test_an_answer_stops_at_exactly_the_last_token_of_the_quota(tmp_path: 
         body = {"text_input": "say-on:abcdefghijklmnop", "max_tokens": 100, "stream": stream}
         response = await client.post("/generate", json=body)
         assert response.status_code == 200
+        assert served.triton.requests[0]["stream"] == b"\1"
         answers = events(response) if stream else [response.json()]
         assert "".join(each["text_output"] for each in answers) == "abcdefg"
         assert answers[-1]["finish_reason"] == "quota"
@@ -145,3 +148,24 @@ async def test_redis_away_and_refuse_is_503(tmp_path: Path, own_redis: RedisServ
         refused = await client.post("/generate", json={"text_input": "a"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "quota_unavailable")
         assert refused.headers["retry-after"] == "1"
+
+
+async def test_workers_share_what_a_tenant_may_use(tmp_path: Path) -> None:
+    """Two processes on one port, forty requests of six tokens on as many connections: exactly ten fit into sixty."""
+    file = quotas(tmp_path, tokens_per_day=60)
+    async with running(tmp_path, workers=2, quota_file=file) as served:
+
+        async def ask() -> int:
+            async with served.client() as client:
+                return (await client.post("/generate", json={"text_input": PROMPT, "max_tokens": 1})).status_code
+
+        codes = [*await asyncio.gather(*(ask() for _ in range(20))), *[await ask() for _ in range(20)]]
+        assert (codes.count(200), codes.count(429)) == (10, 30)
+
+
+async def test_what_cannot_be_used_does_not_start(tmp_path: Path) -> None:
+    """The setting, the file, the line and the field are named."""
+    file = write(tmp_path / "quotas.yaml", "default: a\nclasses:\n  a: {tokens_per_hour: 1}\n")
+    with pytest.raises(QuotaError, match=r"TIDEGATE_QUOTA_FILE: .*quotas.yaml:3: classes.a.tokens_per_hour"):
+        async with serve(tmp_path, quota_file=file):
+            raise AssertionError("it starts")
