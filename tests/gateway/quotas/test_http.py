@@ -159,7 +159,11 @@ async def test_workers_share_what_a_tenant_may_use(tmp_path: Path) -> None:
             async with served.client() as client:
                 return (await client.post("/generate", json={"text_input": PROMPT, "max_tokens": 1})).status_code
 
-        codes = [*await asyncio.gather(*(ask() for _ in range(20))), *[await ask() for _ in range(20)]]
+        try:
+            codes = [*await asyncio.gather(*(ask() for _ in range(20))), *[await ask() for _ in range(20)]]
+        finally:
+            served.process.terminate()  # so that the parent ends its workers
+            await served.process.wait()
         assert (codes.count(200), codes.count(429)) == (10, 30)
 
 
