@@ -57,24 +57,22 @@ class Reply:
     frees: tuple[float | None, ...]
 
 
-@dataclass
-class Running:
-    """One lease: tokens held for it and charged to it, and when it is forgotten should nobody settle it."""
-
-    held: int
-    charged: int
-    expires: float
+Running = tuple[int, int, float]
+"""One lease: tokens held for it, tokens charged to it, and when it is forgotten should nobody settle it. A plain tuple,
+since a file of accounts is read and written at every step."""
 
 
 @dataclass
 class Account:
-    """The state. ``spent`` has, for each window, tokens by slot number."""
+    """The state. ``minute`` and ``day`` have spent tokens by slot, oldest first; ``running`` has leases by name, oldest
+    first, and ``held`` what they hold together."""
 
     level: float = 0.0
     filled: float = 0.0
     running: dict[str, Running] = field(default_factory=dict)
     minute: dict[int, int] = field(default_factory=dict)
     day: dict[int, int] = field(default_factory=dict)
+    held: int = 0
 
     def admit(self, limits: Limits, lease: str, want: int, need: int, *, now: float, expires: float) -> Reply:
         """Hold up to ``want`` tokens for a new lease, and not fewer than ``need``, or refuse it and change nothing."""
@@ -85,7 +83,8 @@ class Account:
             return self._reply(limits, 0, now, kind, waits[kind])
         self.level -= 1
         grant = self._share(limits, want, need, now)
-        self.running[lease] = Running(grant or 0, 0, expires)
+        self.running[lease] = grant or 0, 0, expires
+        self.held += grant or 0
         return self._reply(limits, grant, now)
 
     def extend(self, limits: Limits, lease: str, used: int, want: int, now: float) -> Reply:
@@ -94,18 +93,21 @@ class Account:
         one = self.running.get(lease)
         if one is None:
             return self._reply(limits, used, now)
-        one.held = max(0, one.charged + one.held - used)
-        self._charge(used - one.charged, now)
-        one.charged = used
+        held, charged, expires = one
+        unused = max(0, charged + held - used)
+        self.held += unused - held
+        self._charge(used - charged, now)
         more = self._share(limits, want, 1, now)
-        one.held += more or 0
-        return self._reply(limits, None if more is None else used + one.held, now)
+        self.held += more or 0
+        self.running[lease] = unused + (more or 0), used, expires
+        return self._reply(limits, None if more is None else used + unused + more, now)
 
     def settle(self, limits: Limits, lease: str, used: int, now: float) -> Reply:
         """The lease has ended: charge what it really used and let go of the rest. Again, it changes nothing."""
         one = self.running.pop(lease, None)
         if one is not None:
-            self._charge(used - one.charged, now)
+            self.held -= one[0]
+            self._charge(used - one[1], now)
         self._forget(now)
         return self._reply(limits, used, now)
 
@@ -125,9 +127,8 @@ class Account:
                 found.append(("requests_per_second", (1 - self.level) / rate))
         if limits.concurrent_streams is not None and len(self.running) >= limits.concurrent_streams:
             found.append(("concurrent_streams", HELD_SECONDS))
-        held = self._held()
         for kind, limit, window, slots in self._windows(limits):
-            room = limit - sum(slots.values()) - held
+            room = limit - sum(slots.values()) - self.held
             if need > limit:
                 found.append((kind, NEVER))
             elif room < need:
@@ -136,8 +137,7 @@ class Account:
 
     def _share(self, limits: Limits, want: int, need: int, now: float) -> int | None:
         """How many tokens to hold now; None where no limit counts tokens."""
-        held = self._held()
-        rooms = [limit - sum(slots.values()) - held for _, limit, _, slots in self._windows(limits)]
+        rooms = [limit - sum(slots.values()) - self.held for _, limit, _, slots in self._windows(limits)]
         if not rooms:
             return None
         room = max(0, min(rooms))
@@ -153,13 +153,13 @@ class Account:
         """Slots out of their window, or from before a clock was set back; leases that nobody settled."""
         for window, slots in ((MINUTE, self.minute), (DAY, self.day)):
             current = int(now // window.slot_seconds)
-            for slot in [each for each in slots if not current - window.slots <= each <= current + 1]:
-                del slots[slot]
-        for lease in [each for each, one in self.running.items() if one.expires <= now]:
+            while slots and (oldest := next(iter(slots))) < current - window.slots:
+                del slots[oldest]
+            while slots and (newest := next(reversed(slots))) > current + 1:
+                del slots[newest]
+        while self.running and (first := self.running[lease := next(iter(self.running))])[2] <= now:
+            self.held -= first[0]
             del self.running[lease]
-
-    def _held(self) -> int:
-        return sum([one.held for one in self.running.values()])
 
     def _windows(self, limits: Limits) -> list[tuple[Kind, int, Window, dict[int, int]]]:
         """The windows that have a limit."""
@@ -179,9 +179,8 @@ class Account:
             left["requests_per_second"], frees["requests_per_second"] = max(0, int(self.level)), 1.0
         if limits.concurrent_streams is not None:
             left["concurrent_streams"] = max(0, limits.concurrent_streams - len(self.running))
-        held = self._held() if self.running else 0
         for kind, limit, window, slots in self._windows(limits):
-            left[kind] = max(0, min(limit, limit - sum(slots.values()) - held))
+            left[kind] = max(0, min(limit, limit - sum(slots.values()) - self.held))
             frees[kind] = _until_freed(slots, window, 1, now) if slots else float(window.seconds)
         order = [left.get(kind) for kind in KINDS], [frees.get(kind) for kind in KINDS]
         return Reply(granted, refused, wait, tuple(order[0]), tuple(order[1]))

@@ -25,7 +25,7 @@ from gateway.traffic.quotas.config import KINDS, Limits
 from gateway.traffic.quotas.stores import LocalStore
 
 LOGGER = logging.getLogger("tidegate")
-TIMEOUT_SECONDS = 0.2
+TIMEOUT_SECONDS = 0.3
 AGAIN_SECONDS = 1.0
 MOST_UNSETTLED = 10_000
 LOW_WATER_TOKENS = 32

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from gateway.traffic.quotas.account import Account, Reply, Running
+from gateway.traffic.quotas.account import Account, Reply
 from gateway.traffic.quotas.config import Limits
 
 SWEPT_EVERY = 1024
@@ -149,8 +149,7 @@ class SharedAccounts:
 
 def encoded(account: Account) -> bytes:
     """The account as a file has it."""
-    running = {lease: (one.held, one.charged, one.expires) for lease, one in account.running.items()}
-    state = (account.level, account.filled, running, account.minute, account.day)
+    state = (account.level, account.filled, account.running, account.minute, account.day)
     text = orjson.dumps(state, option=orjson.OPT_NON_STR_KEYS)
     return LENGTH.pack(len(text)) + text
 
@@ -163,9 +162,10 @@ def decoded(content: bytes) -> Account:
         return Account(
             level,
             filled,
-            {lease: Running(*one) for lease, one in running.items()},
+            running,
             {int(slot): tokens for slot, tokens in minute.items()},
             {int(slot): tokens for slot, tokens in day.items()},
+            sum([one[0] for one in running.values()]),
         )
-    except (struct.error, orjson.JSONDecodeError, ValueError, TypeError, AttributeError):
+    except (struct.error, ValueError, TypeError, LookupError, AttributeError):
         return Account()

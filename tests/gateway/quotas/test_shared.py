@@ -93,7 +93,10 @@ def test_what_a_killed_worker_held_comes_free(tmp_path: Path) -> None:
     at_once(after.admit("acme", "", 60))
 
 
-@pytest.mark.parametrize("content", [b"", b"\1", b"\5\0\0\0{}", b"\2\0\0\0[]", b"\4\0\0\0null", b"nonsense" * 9])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\1", b"\5\0\0\0{}", b"\2\0\0\0[]", b"\4\0\0\0null", b'\x15\0\0\0[1,2,{"a":[]},{},{}]  ', b"nonsense" * 9],
+)
 def test_a_file_that_is_no_account_is_an_empty_one(tmp_path: Path, content: bytes) -> None:
     """Nobody is locked out by it, and it is whole afterwards."""
     clock = Clock()
