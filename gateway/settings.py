@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr | None = Field(None, description="the same in Redis, for several hosts; redis:// or rediss://")
     quota_on_redis_failure: Literal["local", "refuse"] = Field(
-        "local", description="while Redis is away: each worker counts alone, or requests are refused (503)"
+        "local", description="while Redis is away: each host counts alone, or requests are refused (503)"
     )
     audit_file: Path | None = Field(None, description="the record of every policy decision (docs/policy.md)")
     audit_max_bytes: int = Field(64 << 20, ge=4096, description="of one file of the record, before it is rotated")

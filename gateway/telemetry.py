@@ -118,7 +118,7 @@ class Telemetry:
             "tidegate_quota_degraded", "1 while Redis is away and quotas are not shared", registry=self.registry
         )
         self.quota_degraded_requests = Counter(
-            "tidegate_quota_degraded_requests", "Requests admitted by one worker alone", registry=self.registry
+            "tidegate_quota_degraded_requests", "Requests admitted without Redis", registry=self.registry
         )
         self.quota_reload_failing = Gauge(
             "tidegate_quota_reload_failing",
@@ -169,7 +169,7 @@ class Telemetry:
         self.quota_is_degraded.set(degraded)
 
     def quota_admitted_without_redis(self) -> None:
-        """A request was admitted by this process alone."""
+        """A request was admitted without Redis."""
         self.quota_degraded_requests.inc()
 
     def quotas_reloaded(self, used: bool) -> None:

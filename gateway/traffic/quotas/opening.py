@@ -18,7 +18,7 @@ class Observer(QuotaObserver, ReloadObserver, Protocol):
         """Redis has gone away, or is back."""
 
     def quota_admitted_without_redis(self) -> None:
-        """A request was admitted by this process alone."""
+        """A request was admitted without Redis."""
 
 
 def open_quotas(
@@ -31,25 +31,21 @@ def open_quotas(
     directory: Path | None = None,
     workers: int = 1,
 ) -> Quotas:
-    """Quotas of ``file``; of nothing without one. Accounts are in Redis if there is a URL, in ``directory`` if there is
-    one, else in this process. A lease that nobody settles, for its gateway was killed, is forgotten after
-    ``lifetime_seconds``: give more than a request's longest time. Raises :class:`QuotaError`.
+    """Quotas of ``file``; of nothing without one. Accounts are in Redis if there is a URL, else, and while it is away,
+    in ``directory`` if there is one, else in this process. A lease that nobody settles, for its gateway was killed, is
+    forgotten after ``lifetime_seconds``: give more than a request's longest time. Raises :class:`QuotaError`.
     """
     read = _read(file) if file is not None else None
-    store: Store
-    if read is None:
-        store = LocalStore(MemoryAccounts(), lifetime_seconds)
-    elif redis_url is not None:
-        store = _redis_store(redis_url, on_redis_failure, observer, lifetime_seconds)
-    elif directory is not None:
-        store = LocalStore(_shared(directory), lifetime_seconds)
-    elif workers > 1:
+    if read is not None and workers > 1 and redis_url is None and directory is None:
         raise QuotaError(
             f"{workers} workers would each count by themselves: set TIDEGATE_QUOTA_DIRECTORY to a folder of this host, "
             "or TIDEGATE_REDIS_URL"
         )
-    else:
-        store = LocalStore(MemoryAccounts(), lifetime_seconds)
+    here = _shared(directory) if read is not None and directory is not None else MemoryAccounts()
+    store: Store = LocalStore(here, lifetime_seconds)
+    if read is not None and redis_url is not None:
+        local = LocalStore(here, lifetime_seconds) if on_redis_failure == "local" else None
+        store = _redis_store(redis_url, observer, lifetime_seconds, local)
     return Quotas(store, observer, read)
 
 
@@ -67,12 +63,11 @@ def _shared(directory: Path) -> SharedAccounts:
         raise QuotaError(f"TIDEGATE_QUOTA_DIRECTORY cannot be made: {error.strerror}") from None
 
 
-def _redis_store(url: str, on_failure: str, observer: Observer, lifetime_seconds: float) -> Store:
+def _redis_store(url: str, observer: Observer, lifetime_seconds: float, local: LocalStore | None) -> Store:
     try:
         from gateway.traffic.quotas.redis_store import RedisStore  # noqa: PLC0415 - only who has a Redis needs its client
     except ImportError:
         raise QuotaError("TIDEGATE_REDIS_URL needs the extra `redis`: pip install 'tidegate[redis]'") from None
-    local = LocalStore(MemoryAccounts(), lifetime_seconds) if on_failure == "local" else None
     try:
         return RedisStore(url, lifetime_seconds, observer, local)
     except ValueError:

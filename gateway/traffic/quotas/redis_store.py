@@ -1,7 +1,8 @@
 """Accounts in Redis, for any number of gateways: each step is one script, so it is one round trip and atomic.
 
 While Redis is away it is asked once a second and no more, so it costs one request its time-out and the others nothing.
-Meanwhile this process keeps accounts of its own, or refuses. What running leases used is charged when Redis is back.
+Meanwhile this process, or host, keeps accounts of its own, or refuses. What running leases used is charged when Redis
+is back.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class RedisObserver(Protocol):
         """Redis has gone away, or is back."""
 
     def quota_admitted_without_redis(self) -> None:
-        """A request was admitted by this process alone."""
+        """A request was admitted without Redis."""
 
 
 class RedisStore:
@@ -115,6 +116,8 @@ class RedisStore:
             await self._settling
         await self._settle_the_rest()
         await self._redis.aclose()
+        if self._local is not None:
+            await self._local.close()
 
     async def _ask(self, action: str, holder: Holder, want: int, number: int) -> Reply | None:
         """Redis's answer; None if it is away."""
