@@ -7,8 +7,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from pydantic import SecretStr, ValidationError
 
-from gateway.access import TokenVerifier
+from gateway.access import AccessError, Authenticator
+from gateway.access.build import Setup, build
+from gateway.access.issuers import IssuerPart, KeyPart, read_issuers
+from gateway.documents import first_problem
 from gateway.edge import http, problems
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
 from gateway.generation import Generation
@@ -24,12 +28,14 @@ from gateway.triton import TritonClassifier, TritonClient
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application. Raises :class:`gateway.policy.errors.PolicyError` for a policy that cannot be used."""
+    """The ASGI application. Raises :class:`gateway.policy.errors.PolicyError` for a policy that cannot be used, and
+    :class:`gateway.access.AccessError` for keys and lists that cannot."""
     telemetry = Telemetry()
     classifier = TritonClassifier(settings.triton_url)
     services = Services(classifier, telemetry)
     in_force = _policy(settings, services)
     telemetry.policy_in_force(in_force.version)
+    authenticator = _authenticator(settings, telemetry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -45,8 +51,11 @@ def create_app(settings: Settings) -> FastAPI:
             allow_special_tokens=settings.allow_special_tokens,
         )
         app.include_router(http.generate_routes(generation, settings.max_tokens))
-        app.include_router(http.operation_routes(triton, telemetry))
-        async with watching(settings.policy_file, settings.policy_reload_seconds, policy, telemetry, services):
+        app.include_router(http.operation_routes(triton, telemetry, authenticator))
+        async with (
+            authenticator.running(),
+            watching(settings.policy_file, settings.policy_reload_seconds, policy, telemetry, services),
+        ):
             try:
                 yield
             finally:
@@ -55,17 +64,10 @@ def create_app(settings: Settings) -> FastAPI:
                 if audit is not None:
                     audit.close()
 
-    verifier = TokenVerifier(
-        key=settings.verification_key(),
-        algorithm=settings.jwt_algorithm,
-        audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
-        leeway_seconds=settings.jwt_leeway_seconds,
-    )
     app = FastAPI(title="tidegate", lifespan=lifespan, redirect_slashes=False)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Authentication, verifier=verifier)
+    app.add_middleware(Authentication, authenticator=authenticator)
     app.add_middleware(RequestContext, telemetry=telemetry, max_concurrent_requests=settings.max_concurrent_requests)
     return app
 
@@ -80,3 +82,47 @@ def _audit(settings: Settings) -> AuditLog | None:
     if settings.audit_file is None:
         return None
     return AuditLog(AuditSettings(settings.audit_file, settings.audit_max_bytes, settings.audit_max_files))
+
+
+def _authenticator(settings: Settings, telemetry: Telemetry) -> Authenticator:
+    issuers, folder, where = _issuers(settings)
+    setup = Setup(
+        issuers=issuers,
+        folder=folder,
+        where=where,
+        api_keys_file=settings.api_keys_file,
+        revocation_file=settings.revocation_file,
+        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        look_seconds=settings.revocation_seconds,
+        development=settings.environment == "development",
+    )
+    return build(setup, telemetry)
+
+
+def _issuers(settings: Settings) -> tuple[list[IssuerPart], Path, str]:
+    """Who may sign, the folder of their files, and the setting that says so."""
+    if settings.issuers_file is not None:
+        return read_issuers(settings.issuers_file).issuers, settings.issuers_file.parent, "TIDEGATE_ISSUERS_FILE"
+    url = settings.jwt_jwks_url
+    if url is None and not settings.has_key():
+        return [], Path(), ""
+    key = (
+        KeyPart(algorithm=settings.jwt_algorithm, value=SecretStr(settings.verification_key())) if url is None else None
+    )
+    where = "TIDEGATE_JWT_KEY" if url is None else "TIDEGATE_JWT_JWKS_URL"
+    try:
+        part = IssuerPart(
+            name="default",
+            issuer=settings.jwt_issuer,
+            audience=[settings.jwt_audience],
+            keys=[] if key is None else [key],
+            jwks_url=url,
+            algorithms=[] if url is None else [settings.jwt_algorithm],
+            leeway_seconds=settings.jwt_leeway_seconds,
+            tenant_claim=settings.jwt_tenant_claim,
+            tenant_required=settings.jwt_tenant_required,
+            class_claim=settings.jwt_class_claim,
+        )
+    except ValidationError as error:
+        raise AccessError(f"{where}: {first_problem(error)[1]}") from None
+    return [part], Path(), where

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gateway.access import Principal
+from gateway.access import GENERATE, Principal
 from gateway.errors import PromptRejected
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
@@ -22,7 +22,6 @@ from gateway.template import render, without_special_tokens
 from gateway.triton import Delta, ModelInfo, TritonClient
 from gateway.triton.contract import Value
 
-SCOPE = "generate"
 CONTENT_FILTER = "content_filter"
 
 
@@ -66,7 +65,7 @@ class Generation:
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
-        principal.require(SCOPE)
+        principal.require(GENERATE, self._triton.model)
         info = await self._triton.info()
         context = Context(ask.request_id, principal.tenant, "input")
         prompt, decision = await self._checked(ask.prompt, info, context)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
+from gateway.access import Authenticator
 from gateway.edge.problems import error_body, event_data
 from gateway.edge.schemas import ErrorBody, GenerateAnswer, GenerateBody
 from gateway.errors import ClientClosed, GatewayError, InvalidField
@@ -64,7 +65,7 @@ _EVENTS: dict[str, Any] = {"description": "Server-sent events", "content": {"tex
 _BEARER: dict[str, Any] = {"security": [{"bearer": []}]}
 
 
-def operation_routes(triton: TritonClient, telemetry: Telemetry) -> APIRouter:
+def operation_routes(triton: TritonClient, telemetry: Telemetry, authenticator: Authenticator) -> APIRouter:
     """Health and metrics: for the platform, without a token."""
     router = APIRouter(tags=["operations"])
 
@@ -75,8 +76,8 @@ def operation_routes(triton: TritonClient, telemetry: Telemetry) -> APIRouter:
 
     @router.get("/health/ready", responses={503: {}})
     async def ready() -> JSONResponse:
-        """Triton can be reached and has the model ready."""
-        reason = await triton.not_ready()
+        """Triton can be reached and has the model ready, and people can be let in."""
+        reason = await triton.not_ready() or authenticator.not_ready()
         if reason is not None:
             return JSONResponse({"status": "not ready", "reason": reason}, 503)
         return JSONResponse({"status": "ready"})
