@@ -11,8 +11,8 @@ from pydantic import SecretStr, ValidationError
 
 from gateway.access import AccessError, Authenticator
 from gateway.access.build import Setup, build
+from gateway.access.errors import first_problem
 from gateway.access.issuers import IssuerPart, KeyPart, read_issuers
-from gateway.documents import first_problem
 from gateway.edge import http, problems
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
 from gateway.generation import Generation
@@ -124,5 +124,5 @@ def _issuers(settings: Settings) -> tuple[list[IssuerPart], Path, str]:
             class_claim=settings.jwt_class_claim,
         )
     except ValidationError as error:
-        raise AccessError(f"{where}: {first_problem(error)[1]}") from None
+        raise AccessError(f"{where}: {first_problem(error, 'the issuer')}") from None
     return [part], Path(), where

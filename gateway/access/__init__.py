@@ -5,7 +5,7 @@
     issuer          one of them: its keys, and how its claims become a principal (claims)
     keys, jwks      keys bound to one algorithm each, from texts and files, or from a URL that is asked again
     api_keys        opaque keys, stored hashed
-    revocation      what has been taken back: a watched file (watch), and Redis (redis_revocation)
+    revocation      what has been taken back: a watched file (lines), and Redis (redis_revocation)
     build           the parts put together from plain settings
     command         `python -m gateway revoke | apikey`
 

@@ -15,14 +15,13 @@ from pydantic import BaseModel
 
 from gateway.access.api_keys import ApiKeyLine, ApiKeys
 from gateway.access.authenticator import Authenticator, Background
-from gateway.access.errors import AccessError
+from gateway.access.errors import AccessError, read_text
 from gateway.access.issuer import FixedKeys, Issuer
 from gateway.access.issuers import IssuerPart, KeyPart, is_safe
 from gateway.access.keys import Key, KeySet, key_of, key_set
+from gateway.access.lines import Lines, follow, read_lines
 from gateway.access.observer import AccessObserver, Source
 from gateway.access.revocation import Revocations, RevokedLine, merged
-from gateway.access.watch import Lines, follow, read_lines
-from gateway.documents import read_text
 
 LOGGER = logging.getLogger("tidegate")
 Line = TypeVar("Line", bound=BaseModel)
@@ -55,7 +54,7 @@ def build(setup: Setup, observer: AccessObserver) -> Authenticator:
                 issuers.append(Issuer(part, fetched[-1]))
         except AccessError as error:
             raise AccessError(f"{setup.where}: issuer '{part.name}': {error}") from None
-    background: list[Background] = [each.running for each in fetched]
+    background: list[Background] = [lambda: _fetching(fetched)] if fetched else []
     api_keys = ApiKeys() if setup.api_keys_file is not None else None
     if api_keys is not None and setup.api_keys_file is not None:
         background.append(_following_api_keys(setup.api_keys_file, api_keys, setup.look_seconds, observer))
@@ -72,14 +71,14 @@ def build(setup: Setup, observer: AccessObserver) -> Authenticator:
 
 def _fixed(part: IssuerPart, setup: Setup) -> KeySet:
     if part.jwks_file is not None:
-        text = read_text(setup.folder / part.jwks_file, AccessError)
+        text = read_text(setup.folder / part.jwks_file)
         return key_set(text, part.algorithms, published=False, development=setup.development)
     return KeySet([_key(each, number, setup) for number, each in enumerate(part.keys)])
 
 
 def _key(part: KeyPart, number: int, setup: Setup) -> Key:
     if part.file is not None:
-        text = read_text(setup.folder / part.file, AccessError).strip()
+        text = read_text(setup.folder / part.file).strip()
     else:
         text = part.value.get_secret_value().strip() if part.value is not None else ""
     try:
@@ -92,6 +91,16 @@ def _fetched(part: IssuerPart, observer: AccessObserver, setup: Setup) -> Any:
     if not is_safe(str(part.jwks_url), development=setup.development):
         raise AccessError("jwks_url must be https: whoever is on the way could put in keys of their own")
     return _module("jwks", "jwks", "jwks_url").FetchedKeys(part, observer, development=setup.development)
+
+
+@contextlib.asynccontextmanager
+async def _fetching(fetched: Sequence[Any]) -> AsyncIterator[None]:
+    """All are fetched at once before the first request; one that is down does not keep the others from starting."""
+    await asyncio.gather(*(each.refresh() for each in fetched))
+    async with contextlib.AsyncExitStack() as stack:
+        for each in fetched:
+            await stack.enter_async_context(each.running())
+        yield
 
 
 def _module(name: str, extra: str, needed_by: str) -> Any:

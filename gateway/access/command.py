@@ -13,9 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from gateway.access.api_keys import ApiKeyLine, new_key, written
-from gateway.access.errors import AccessError
+from gateway.access.errors import AccessError, first_problem
 from gateway.access.revocation import RevokedLine, append, append_line, in_hours
-from gateway.documents import first_problem
 
 
 def add_commands(commands: Any) -> None:
@@ -53,7 +52,7 @@ def _revoke(options: argparse.Namespace, redis_url: str | None) -> int:
     try:
         entry = RevokedLine(jti=options.jti, sub=options.subject, tenant=options.tenant, until=until)
     except ValidationError as error:
-        raise AccessError(first_problem(error)[1].replace("jti, sub and", "--jti, --subject and --")) from None
+        raise AccessError(first_problem(error, "revoke").replace("jti, sub and", "--jti, --subject and --")) from None
     if options.file is not None:
         append(options.file, entry)
     if options.redis:
@@ -78,8 +77,7 @@ def _create(options: argparse.Namespace) -> int:
             expires=in_hours(24 * options.days),
         )
     except ValidationError as error:
-        location, message = first_problem(error)
-        raise AccessError(f"{'.'.join(str(part) for part in location)}: {message}") from None
+        raise AccessError(first_problem(error, "apikey")) from None
     if options.file is not None:
         append_line(options.file, written(line))
     print(key)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from gateway.access.errors import AccessError
-from gateway.documents import parse, read_text
+from gateway.yaml_file import YamlFileError, read_yaml
 
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
@@ -99,7 +99,10 @@ class IssuersFile(_Part):
 
 def read_issuers(path: Path) -> IssuersFile:
     """Read and check the file. Raises :class:`AccessError`."""
-    return parse(read_text(path, AccessError), str(path), IssuersFile, AccessError, whole="the issuers file")
+    try:
+        return read_yaml(path, IssuersFile)
+    except YamlFileError as error:
+        raise AccessError(f"TIDEGATE_ISSUERS_FILE: {error}") from None
 
 
 def is_safe(url: str, *, development: bool) -> bool:

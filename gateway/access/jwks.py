@@ -27,10 +27,15 @@ LOGGER = logging.getLogger("tidegate")
 
 
 class FetchedKeys:
-    """The keys of ``part.jwks_url``. ``on_change`` is called when the keys are others than before."""
+    """The keys of ``part.jwks_url``. ``on_change`` is called when the keys are others than before.
+    Raises :class:`AccessError` for what is no URL."""
 
     def __init__(self, part: IssuerPart, observer: AccessObserver, *, development: bool) -> None:
         self._part, self._observer, self._development = part, observer, development
+        try:
+            self._url = httpx.URL(str(part.jwks_url))
+        except httpx.InvalidURL:
+            raise AccessError("jwks_url must be a URL: https://HOST/PATH") from None
         self.on_change: Callable[[], None] = lambda: None
         self._client = httpx.AsyncClient(
             follow_redirects=False,
@@ -39,7 +44,7 @@ class FetchedKeys:
         )
         self._keys: KeySet | None = None
         self._fetching: asyncio.Task[None] | None = None
-        self._waiting = 0
+        self._waiting, self._failing = 0, True
         self._next = 0.0
 
     async def find(self, kid: str | None, algorithm: str) -> Key | None:
@@ -67,8 +72,7 @@ class FetchedKeys:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Fetch now, and every so often while the block runs. A URL that is down does not keep it from starting."""
-        await self.refresh()
+        """Fetch every so often while the block runs, and sooner after a fetch that failed."""
         task = asyncio.create_task(self._repeat())
         try:
             yield
@@ -83,7 +87,7 @@ class FetchedKeys:
     async def _repeat(self) -> None:
         while True:
             part = self._part
-            await asyncio.sleep(part.jwks_least_seconds if self._keys is None else part.jwks_refresh_seconds)
+            await asyncio.sleep(part.jwks_least_seconds if self._failing else part.jwks_refresh_seconds)
             await self.refresh()
 
     def _fetched(self, task: asyncio.Task[None]) -> None:
@@ -99,9 +103,10 @@ class FetchedKeys:
             reason = str(error) if isinstance(error, AccessError) else type(error).__name__
             fields = {"issuer": self._part.name, "reason": reason, "kept": self._keys is not None}
             LOGGER.error("the issuer's keys could not be fetched", extra={"fields": fields})
+            self._failing = True
             self._observer.jwks_fetched(self._part.name, ok=False)
             return
-        before, self._keys = self._keys, keys
+        before, self._keys, self._failing = self._keys, keys, False
         self._observer.jwks_fetched(self._part.name, ok=True)
         if before is not None and before.digests != keys.digests:
             LOGGER.info("the issuer's keys have changed", extra={"fields": {"issuer": self._part.name}})
@@ -109,7 +114,7 @@ class FetchedKeys:
 
     async def _content(self) -> bytes:
         content = b""
-        async with self._client.stream("GET", str(self._part.jwks_url)) as response:
+        async with self._client.stream("GET", self._url) as response:
             if response.status_code != 200:
                 raise AccessError(f"the URL answers with status {response.status_code}")
             async for part in response.aiter_raw():

@@ -115,8 +115,8 @@ def _key(entry: Any, algorithms: Sequence[str], *, published: bool, development:
         raise AccessError("a key is not for signatures")
     if not (kid is None or (isinstance(kid, str) and kid)):
         raise AccessError("a kid is not a string")
-    if published and ("d" in entry or entry.get("kty") == "oct"):
-        raise AccessError("a key is published that must be secret")
+    if "d" in entry or (published and entry.get("kty") == "oct"):
+        raise AccessError("a key is given away that must be secret")
     algorithm = _algorithm(entry, algorithms)
     if algorithm is None:
         raise AccessError(f"a key is not for {', '.join(algorithms)}")

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gateway.documents import parse, read_text
 from gateway.policy.errors import PolicyError
 from gateway.policy.folds import Folds
 from gateway.policy.verdict import Direction
+from gateway.yaml_file import YamlFileError, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 FoundAction = Literal["flag", "redact", "block"]
@@ -239,9 +239,7 @@ class PolicyFile(_Part):
 
 def read_policy(path: Path) -> PolicyFile:
     """Read and check a policy file. Raises :class:`PolicyError`."""
-    return parse_policy(read_text(path, PolicyError), str(path))
-
-
-def parse_policy(text: str, name: str) -> PolicyFile:
-    """The same from a text. Raises :class:`PolicyError`."""
-    return parse(text, name, PolicyFile, PolicyError, whole="the policy")
+    try:
+        return read_yaml(path, PolicyFile)
+    except YamlFileError as error:
+        raise PolicyError(str(error)) from None

@@ -7,6 +7,7 @@ number; the others count, since a slip of the pen in one line must not keep anot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.access.errors import AccessError
-from gateway.documents import first_problem, read_text
+from gateway.access.errors import AccessError, first_problem, read_text
+from gateway.watch import stamps
 
 MAX_BYTES = 64 << 20
 Line = TypeVar("Line", bound=BaseModel)
@@ -32,17 +33,18 @@ class Lines(Generic[Line]):
 
 def read_lines(path: Path, model: type[Line]) -> Lines[Line]:
     """Read the file. Raises :class:`AccessError` if it cannot be read at all."""
-    stamp = _stamp(path)
+    stamp = stamps([path])
+    with contextlib.suppress(OSError):  # what cannot be read says so below
+        if path.stat().st_size > MAX_BYTES:
+            raise AccessError(f"{path} is larger than {MAX_BYTES} bytes")
     entries, problems = [], []
-    for number, line in enumerate(read_text(path, AccessError).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         try:
             entries.append(model.model_validate_json(line))
         except ValidationError as error:
-            location, message = first_problem(error)
-            where = ".".join(str(part) for part in location) or "the line"
-            problems.append(f"{path}:{number}: {where}: {message}")
+            problems.append(f"{path}:{number}: {first_problem(error, 'the line')}")
     return Lines(stamp, entries, problems)
 
 
@@ -61,21 +63,10 @@ async def follow(
     while True:
         await asyncio.sleep(seconds)
         try:
-            if await asyncio.to_thread(_stamp, path) != last.stamp:
+            if await asyncio.to_thread(stamps, [path]) != last.stamp:
                 last = await asyncio.to_thread(read_lines, path, model)
                 apply(last.entries)
         except AccessError as error:
             report([str(error)])
         else:
             report(last.problems)
-
-
-def _stamp(path: Path) -> object:
-    """What changes when the file does."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise AccessError(f"{path} cannot be read: {error.strerror}") from None
-    if stat.st_size > MAX_BYTES:
-        raise AccessError(f"{path} is larger than {MAX_BYTES} bytes")
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
