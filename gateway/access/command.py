@@ -48,11 +48,13 @@ def _revoke(options: argparse.Namespace, redis_url: str | None) -> int:
         raise AccessError("give --file, --redis or both: where the gateways look")
     if options.redis and redis_url is None:
         raise AccessError("--redis needs TIDEGATE_REDIS_URL")
+    if (options.jti, options.subject, options.tenant).count(None) != 2:
+        raise AccessError("give exactly one of --jti, --subject and --tenant")
     until = None if options.hours is None else in_hours(options.hours)
     try:
         entry = RevokedLine(jti=options.jti, sub=options.subject, tenant=options.tenant, until=until)
     except ValidationError as error:
-        raise AccessError(first_problem(error, "revoke").replace("jti, sub and", "--jti, --subject and --")) from None
+        raise AccessError(first_problem(error, "revoke")) from None
     if options.file is not None:
         append(options.file, entry)
     if options.redis:
