@@ -1,9 +1,9 @@
 """The gateway beside the LiteLLM proxy: ``python -m benchmarks.beside_litellm``, three minutes after the first time.
 
-Both answer ``POST /v1/chat/completions`` with a key, on one core, one worker each, in turn (A B A B, medians). Behind the
-gateway stands the instant model in a real Triton, with policy, metrics and log on; behind LiteLLM stands the cheapest
-upstream there is (:mod:`benchmarks.openai_fake`), which favours LiteLLM, and no guardrail. LiteLLM runs in an environment of
-its own under ``.build/peers``, with uvloop and httptools as it installs them.
+Both answer ``POST /v1/chat/completions`` with a key, on one core, one worker each, in turn (A B A B, medians). Behind
+the gateway stands the instant model in a real Triton, with policy, metrics and log on; behind LiteLLM stands the
+cheapest upstream there is (:mod:`benchmarks.openai_fake`), which favours LiteLLM, and no guardrail. LiteLLM runs in an
+environment of its own under ``.build/peers``, with uvloop and httptools as it installs them.
 """
 
 from __future__ import annotations
