@@ -23,7 +23,7 @@ LEAST = 0.3
 def fetching(server: JwksServer, telemetry: Telemetry | None = None, **changes: Any) -> Authenticator:
     """The door of an issuer whose keys this server has, in a hurry."""
     fields = {"jwks_url": server.url, "algorithms": ["RS256", "ES256", "PS256", "EdDSA"]}
-    hurry = {"jwks_refresh_seconds": 60, "jwks_least_seconds": LEAST, "jwks_timeout_seconds": 0.5}
+    hurry = {"jwks_refresh_seconds": 60, "jwks_least_seconds": LEAST, "jwks_timeout_seconds": 1.0}
     return authenticator(issuer(**{**fields, **hurry, **changes}), telemetry=telemetry)
 
 
@@ -91,7 +91,7 @@ async def test_only_so_many_wait_for_a_fetch() -> None:
                 for i in range(3 * MAX_WAITING)
             ]
             await until(lambda: server.fetches == 2)
-            await until(lambda: sum(each.done() for each in crowd) >= 2 * MAX_WAITING, 0.4)
+            await until(lambda: sum(each.done() for each in crowd) >= 2 * MAX_WAITING, 0.9)
             await door.authenticate(f"Bearer {by('rsa', 'RS256')}")
             await asyncio.gather(*crowd)
 
@@ -139,7 +139,7 @@ async def test_a_url_that_misbehaves_changes_nothing(mode: str) -> None:
             await asyncio.sleep(LEAST)
             began = time.monotonic()
             await refused(door, by("rsa-other", "RS256"), "invalid_token")
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 3
             assert server.fetches == 2
             await door.authenticate(f"Bearer {by('rsa', 'RS256')}")
     assert sample(telemetry, "tidegate_jwks_fetches_total", issuer="id", outcome="failed") >= 1
@@ -196,7 +196,7 @@ async def test_one_issuer_down_is_not_the_other_s_trouble() -> None:
     server, other = JwksServer(), issuer(name="other", issuer="https://other.test")
     await server.start()
     await server.stop()
-    hurry = {"jwks_url": server.url, "algorithms": ["RS256"], "jwks_timeout_seconds": 0.5}
+    hurry = {"jwks_url": server.url, "algorithms": ["RS256"], "jwks_timeout_seconds": 1.0}
     door = authenticator(issuer(**hurry), other)
     async with door.running():
         await door.authenticate(f"Bearer {signed(iss='https://other.test')}")
