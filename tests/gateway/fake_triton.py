@@ -42,6 +42,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "labels": json.dumps(["polite", "insult"]),
         }
         self.requests: list[dict[str, bytes]] = []
+        self.metadata: list[dict[str, str]] = []
+        """Of each request, by key."""
         self.classified: list[str] = []
         self.cancelled = asyncio.Event()
 
@@ -75,6 +77,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         request = await anext(aiter(request_iterator))
         tensors = {tensor.name: raw for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
         self.requests.append(tensors)
+        self.metadata.append(dict(context.invocation_metadata() or ()))
         text = tensors["text_input"][4:].decode()
         try:
             async for response in self._answer(text, context):
