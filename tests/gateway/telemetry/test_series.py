@@ -67,9 +67,10 @@ async def test_a_blocked_answer_ended_with_content_filter(saying: Served) -> Non
 
 async def test_a_client_that_leaves_wastes_what_it_was_told(served: Served) -> None:
     """The tokens of its answer are counted as wasted, and the answer as cancelled."""
-    async with served.client() as client, client.stream(
-        "POST", "/generate", json={"text_input": "say-on:abc", "stream": True}
-    ) as response:
+    async with (
+        served.client() as client,
+        client.stream("POST", "/generate", json={"text_input": "say-on:abc", "stream": True}) as response,
+    ):
         told = 0
         async for line in response.aiter_lines():
             told += line.startswith("data:")

@@ -70,9 +70,9 @@ async def test_a_request_is_a_tree_of_stages(tmp_path: Path, caplog: pytest.LogC
 
 async def asked(tmp_path: Path, collector: Collector, text: str, **headers: str) -> httpx.Response:
     """One request to a gateway that traces everything that begins there."""
-    async with serve(tmp_path, tracing_endpoint=collector.url, tracing_sample_rate=1) as served:
-        async with served.client() as client:
-            return await client.post("/generate", json={"text_input": text}, headers=headers)
+    settings = {"tracing_endpoint": collector.url, "tracing_sample_rate": 1}
+    async with serve(tmp_path, **settings) as served, served.client() as client:
+        return await client.post("/generate", json={"text_input": text}, headers=headers)
 
 
 async def test_a_refusal_ends_where_it_was_refused(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ async def test_what_is_not_sampled_is_not_sent(
 
 
 async def test_durations_carry_the_trace_as_exemplar(tmp_path: Path) -> None:
-    """In OpenMetrics, at the buckets of the request and of its first token; Prometheus's own text has no place for it."""
+    """In OpenMetrics, at the buckets of request and first token; Prometheus's own text has no room for it."""
     with collecting() as collector:
         async with serve(tmp_path, tracing_endpoint=collector.url) as served, served.client() as client:
             await client.post("/generate", json={"text_input": "hi"}, headers={"traceparent": SAMPLED})
@@ -152,9 +152,9 @@ async def test_durations_carry_the_trace_as_exemplar(tmp_path: Path) -> None:
 
 async def test_a_collector_that_is_away_costs_nobody_a_request(tmp_path: Path) -> None:
     """Requests are answered, and the gateway ends in its time."""
-    async with serve(tmp_path, tracing_endpoint="http://127.0.0.1:1", tracing_sample_rate=1) as served:
-        async with served.client() as client:
-            assert (await client.post("/generate", json={"text_input": "hi"})).status_code == 200
+    settings = {"tracing_endpoint": "http://127.0.0.1:1", "tracing_sample_rate": 1}
+    async with serve(tmp_path, **settings) as served, served.client() as client:
+        assert (await client.post("/generate", json={"text_input": "hi"})).status_code == 200
 
 
 def test_off_imports_nothing() -> None:
