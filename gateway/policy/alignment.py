@@ -138,7 +138,7 @@ class Trie:
         return state._replace(gap=(state.gap & ~0xFF | bits) | (count + 1), flags=flags)
 
     def _letter(self, state: State, unit: Unit, found: list[State]) -> None:
-        flags = state.flags | (LOWER if unit.lower else 0) | (SIGN_LETTER if unit.kind == SIGN else 0)
+        so_far = state.flags | (LOWER if unit.lower else 0) | (SIGN_LETTER if unit.kind == SIGN else 0)
         same = unit.kind == LETTER == state.kind and not state.gap
         stands = unit.stands_for
         if unit.capital_i and state.flags & LOWER:
@@ -147,8 +147,7 @@ class Trie:
             runs_on = same and character == state.previous
             run, entry_run = (state.run + 1, state.entry_run + 1) if runs_on else (1, 1)
             closed = runs_on or self._run_ok(state)
-            if not runs_on:
-                flags &= ~IN_ROW
+            flags = so_far if runs_on else so_far & ~IN_ROW
             child = self.edges.get(state.node << NODE_SHIFT | character)
             if child is not None and closed:
                 inner = self._inside(flags, state, unit.kind)
