@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from gateway.policy.folds import Folds
 from gateway.policy.matcher import Entry, Matcher
 from gateway.policy.patterns import compile_rule
-from gateway.policy.rules import Mask, Meaning, Rules, RuleStream, build_words
+from gateway.policy.rules import Mask, Meaning, Rules, RuleStream
 from gateway.policy.verdict import Action
+from gateway.policy.wordset import Kind, make_words
 
 LETTERS = "abc敏感词 .，!1@$0́\u200b ＡB"
 WORDS = ("ab", "abc", "敏感", "敏感词", "a c", "bca", "c敏", "abba", "词a")
@@ -27,15 +28,17 @@ def make_rules(
 ) -> Rules:
     """Rules from words with an action and whether they are whole words."""
     entries = [
-        (Entry(word, whole, action != "flag"), Meaning("list", word, action))
-        for word, (action, whole) in draw_actions.items()
+        (Entry(word, whole, group), Kind("list", action, False, word, group))
+        for group, (word, (action, whole)) in enumerate(draw_actions.items())
     ]
-    strict = entries[::2]
+    sets = [make_words(entries[1::2], Folds(), ("input",))]
+    sets.append(make_words(entries[::2], Folds(repeat=0, traditional=False), ("input",)))
+    words = (each.under({}) for each in sets)
     return Rules(
-        (build_words(entries[1::2], Folds()), build_words(strict, Folds(repeat=0, traditional=False))),
+        tuple(each for each in words if each is not None),
         tuple(compile_rule(f"p{index}", pattern) for index, pattern in enumerate(patterns)),
         tuple(Meaning(f"p{index}", "personal", action) for index, action in enumerate(patterns.values())),
-        Matcher([Entry(word, False, False) for word in allow]) if allow else None,
+        Matcher([Entry(word) for word in allow]) if allow else None,
         mask,
     )
 
