@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.policy.folds import HARD, IDEOGRAPH, IGNORED, LETTER, SIGN, SPACE, Folds, Unit
-from gateway.policy.trie import BLANK, Starts, Trie
+from gateway.policy.trie import BLANK, HAS_BLANK, Starts, Trie
 
 MAX_GAP = 8
 LONG_ENTRY = 8  # letters from which an entry's own separators may be left out
@@ -90,7 +90,10 @@ class Alignment:
         if kind == IGNORED:
             return states
         found: list[State] = []
+        labels, child = self.trie.labels, self.trie.child
         for state in states:
+            if kind == IDEOGRAPH and not (labels[state.node] & HAS_BLANK or child(state.node, unit.stands_for[0][0])):
+                continue  # what nearly always happens
             if kind <= SIGN:
                 gapped = self._separate(state, kind)
                 if gapped is not None:
@@ -102,7 +105,7 @@ class Alignment:
     def _separate(self, state: State, kind: int) -> State | None:
         """The alignment with one more separator behind its last letter."""
         count = state.gap & 0xFF
-        own = self.trie.child(state.node, BLANK)
+        own = self.trie.labels[state.node] & HAS_BLANK
         if count == MAX_GAP or (kind == SIGN and state.flags & (SIGN_LETTER | REPEATED)):
             return None
         if not own and (not self.folds.separators or state.flags & REPEATED):
@@ -114,7 +117,7 @@ class Alignment:
 
     def _letter(self, state: State, unit: Unit, found: list[State]) -> None:
         node, child = state.node, self.trie.child
-        blank = child(node, BLANK)
+        blank = child(node, BLANK) if self.trie.labels[node] & HAS_BLANK else 0
         same = unit.kind == LETTER == state.kind and not state.gap
         stands = unit.stands_for
         if unit.capital_i and state.flags & LOWER:

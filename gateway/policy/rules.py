@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from gateway.policy.matcher import Matcher, Selection
 from gateway.policy.patterns import Hit, PatternScan, Rule
 from gateway.policy.patterns import find as find_patterns
-from gateway.policy.scan import Found, Scan
+from gateway.policy.scan import Found
 from gateway.policy.verdict import Action, Span
 
 
@@ -142,7 +142,7 @@ class RuleStream:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._scans = [words.matcher.scan(words.selection) for words in rules.words]
+        self._scans = [(words, words.matcher.scan(words.selection)) for words in rules.words]
         self._patterns = PatternScan(rules.patterns) if rules.patterns else None
         self._pattern_holds = [meaning.action != "flag" for meaning in rules.pattern_meanings]
         self._allow = rules.allow.scan() if rules.allow is not None else None
@@ -165,9 +165,11 @@ class RuleStream:
             return ""
         self._text += piece
         found = self._found(piece)
-        if self._allow is None or not (found or self._unsure):
+        if not (found or self._unsure):
             self._read += len(piece)
             self._read_allowed(piece)
+        elif self._allow is None:
+            self._read += len(piece)
             for _, together in groupby(sorted(found, key=_certain), key=_certain):
                 self._take(span for _, span in together)
         else:
@@ -181,7 +183,7 @@ class RuleStream:
         """Nothing follows: the rest."""
         if self.blocked is not None:
             return ""
-        found = [self._span(words, match) for words, scan in self._pairs() for match in scan.finish()]
+        found = [words.span("", match) for words, scan in self._scans for match in scan.finish()]
         if self._patterns is not None:
             found += [self._pattern_span(hit) for hit in self._patterns.finish()]
         if self._allow is not None:
@@ -189,21 +191,15 @@ class RuleStream:
         self._judge(found)
         return self._release(self._limit())
 
-    def _pairs(self) -> Iterator[tuple[Words, Scan]]:
-        return zip(self._rules.words, self._scans, strict=True)
-
-    @staticmethod
-    def _span(words: Words, found: Found) -> Span:
-        return words.span("", found)
-
     def _pattern_span(self, hit: Hit) -> Span:
         return _span(hit.start, hit.end, self._rules.pattern_meanings[hit.rule])
 
     def _found(self, piece: str) -> list[tuple[int, Span]]:
         """What is certain within ``piece``, and from which character on: the same however the text is cut."""
-        found = [
-            (match.certain, self._span(words, match)) for words, scan in self._pairs() for match in scan.feed(piece)
-        ]
+        found = []
+        for words, scan in self._scans:
+            for match in scan.feed(piece):
+                found.append((match.certain, words.span("", match)))
         if self._patterns is not None:
             found += [(hit.certain, self._pattern_span(hit)) for hit in self._patterns.feed(piece)]
         return found
@@ -240,8 +236,9 @@ class RuleStream:
         if self.blocked is not None:
             return self.blocked.start
         limit = self._read
-        for scan in self._scans:
-            limit = min(limit, scan.oldest())
+        for _, scan in self._scans:
+            first = scan.oldest()
+            limit = min(limit, first)
         if self._patterns is not None:
             limit = min(limit, self._patterns.oldest(self._pattern_holds))
         if self._unsure:

@@ -123,12 +123,8 @@ def at_the_end(waiting: Waiting) -> bool:
     return waiting.rule != SINGLES_RIGHT
 
 
-class Live(NamedTuple):
-    """Alignments that began at ``start``, and what stood before it."""
-
-    start: int
-    left: int
-    states: list[State]
+Live = tuple[int, int, list[State]]
+"""Alignments that began at one character: its place, what stood before it, and they."""
 
 
 class Scan:
@@ -189,20 +185,22 @@ class Scan:
             self._settle(unit.kind, found)
         if self._live:
             live = []
-            for each in self._live:
-                states = self._alignment.step(each.states, unit)
+            step, letter = self._alignment.step, unit.kind >= SIGN
+            for start, left, before_unit in self._live:
+                states = step(before_unit, unit)
                 if states:
-                    live.append(Live(each.start, each.left, states))
-                    if unit.kind >= SIGN:
-                        self._finish(each.start, states, each.left, found)
+                    live.append((start, left, states))
+                    if letter:
+                        self._finish(start, states, left, found)
             self._live = live
 
     def _begin(self, unit: Unit, found: list[Found]) -> None:
         left = self._left
-        in_row = unit.kind == LETTER and unit.character == self._last and in_word(left)
-        begun = self._alignment.start(unit, self._starts, in_word(left), in_row)
+        inside = bool(left & _WORD)
+        in_row = inside and unit.kind == LETTER and unit.character == self._last
+        begun = self._alignment.start(unit, self._starts, inside, in_row)
         if begun:
-            self._live = [*self._live, Live(self.position - 1, left, begun)]
+            self._live = [*self._live, (self.position - 1, left, begun)]
             self._finish(self.position - 1, begun, left, found)
 
     def _finish(self, start: int, states: list[State], left: int, found: list[Found]) -> None:
@@ -238,15 +236,18 @@ class Scan:
 
     def oldest(self) -> int:
         """The first character that could still be in a match that holds back text; ``position`` if there is none."""
-        first, holds = self.position, self._holds
-        for start, _, states in self._live:  # oldest first
-            if start >= first:
-                break
-            if any(holds[state.root] for state in states):
-                first = start
-                break
-        roots = self._alignment.trie.roots
-        for each in self._waiting:
-            if each.start < first and holds[roots[each.entry]]:
-                first = each.start
+        first = self._first_live()
+        if self._waiting:
+            roots = self._alignment.trie.roots
+            for each in self._waiting:
+                if each.start < first and self._holds[roots[each.entry]]:
+                    first = each.start
         return first
+
+    def _first_live(self) -> int:
+        holds = self._holds
+        for start, _, states in self._live:  # oldest first
+            for state in states:
+                if holds[state.root]:
+                    return start
+        return self.position

@@ -23,13 +23,15 @@ WIDE = 8
 """Children from which a node's are searched by halving."""
 BLANK = 0x20
 """In a folded entry: separators of its own."""
+HAS_BLANK = 2
 
 
 @dataclass
 class Trie:
     """``children`` of a node is the first one's number, 0 for none, or minus a place in ``wide_first`` and
-    ``wide_end``. ``labels`` is a node's character twice, plus one if a brother follows. ``ends`` is 1 plus the first
-    entry that ends at a node, or 0; ``lengths`` an entry's letters twice, plus one if the next entry ends there too.
+    ``wide_end``. ``labels`` is four times a node's character, plus :data:`HAS_BLANK` if one of its children is a blank,
+    plus 1 if a brother follows. ``ends`` is 1 plus the first entry that ends at a node, or 0; ``lengths`` an entry's
+    letters twice, plus one if the next entry ends there too.
     """
 
     children: array[int]
@@ -44,18 +46,18 @@ class Trie:
 
     def child(self, node: int, character: int) -> int:
         """The node that ``character`` leads to; 0 for none."""
-        place, wanted = self.children[node], 2 * character
+        place, wanted = self.children[node], 4 * character
         if place > 0:
             labels = self.labels
             label = labels[place]
             while label < wanted and label & 1:
                 place += 1
                 label = labels[place]
-            return place if label ^ wanted < 2 else 0
+            return place if label ^ wanted < 4 else 0
         if place:
             first, end = self.wide_first[-place], self.wide_end[-place]
             found = bisect_left(self.labels, wanted, first, end)
-            return found if found < end and self.labels[found] ^ wanted < 2 else 0
+            return found if found < end and self.labels[found] ^ wanted < 4 else 0
         return 0
 
     def entries(self, node: int) -> range:
@@ -94,7 +96,7 @@ def build(folded: Sequence[str], roots: Sequence[int]) -> tuple[Trie, list[int]]
     children, wide_first, wide_end = levels.children()
     trie = Trie(
         children,
-        _array(np.concatenate(levels.labels)),
+        _array(levels.all_labels()),
         wide_first,
         wide_end,
         _array(levels.ends()),
@@ -115,6 +117,7 @@ class _Levels:
         self.nodes = max(1, self._roots)
         self.labels = [np.zeros(self.nodes, np.int64)]
         self._parents = [np.full(self.nodes, -1, np.int64)]
+        self._blank: list[Ints] = []
         self.node = root.copy()
         depth = 0
         while self._grow(depth):
@@ -131,9 +134,16 @@ class _Levels:
         parents, codes = parent[new], code[new]
         followed = np.append(parents[1:] == parents[:-1], False)
         self._parents.append(parents)
-        self.labels.append(2 * codes + followed)
+        self.labels.append(4 * codes + followed)
+        self._blank.append(parents[codes == BLANK])
         self.nodes += len(parents)
         return True
+
+    def all_labels(self) -> Ints:
+        """As in :class:`Trie`."""
+        labels = np.concatenate(self.labels)
+        labels[np.concatenate([np.zeros(0, np.int64), *self._blank])] |= HAS_BLANK
+        return labels
 
     def children(self) -> tuple[array[int], array[int], array[int]]:
         """As in :class:`Trie`."""
@@ -162,7 +172,7 @@ class _Levels:
         if len(self.labels) > 1:
             first = self.labels[0].size
             for place, (root, label) in enumerate(zip(self._parents[1].tolist(), self.labels[1].tolist(), strict=True)):
-                found[label >> 1] = (*found.get(label >> 1, ()), (root, first + place))
+                found[label >> 2] = (*found.get(label >> 2, ()), (root, first + place))
         return found
 
 
