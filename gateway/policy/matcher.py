@@ -200,7 +200,7 @@ def _strings(values: Codes, entry: Places, count: int) -> list[str]:
 
 
 def _automaton(keys: set[str]) -> Automaton | None:
-    return daachorse.CharwiseDoubleArrayAhoCorasick(list(keys)) if keys else None
+    return daachorse.CharwiseDoubleArrayAhoCorasick(sorted(keys)) if keys else None
 
 
 def _string(values: Codes) -> str:
@@ -238,12 +238,15 @@ def _merge(values: Codes) -> tuple[Codes, Places]:
 
 def _has_run(values: Codes, repeat: int) -> bool:
     """Whether one letter stands ``repeat`` times in a row (three times, where it is more)."""
-    alike = values & np.uint32(CODE | SEPARATOR | LETTER_BIT)
-    same = (alike[1:] == alike[:-1]) & (alike[1:] & np.uint32(LETTER_BIT) != 0)
-    if not _in_a_row(same, repeat):
+    letters = values[1:] & np.uint32(LETTER_BIT) != 0
+    if _in_a_row((values[1:] == values[:-1]) & letters, repeat):
+        return True
+    several = values == np.uint32(CAPITAL_I)
+    if not several.any():
         return False
-    either = (values[1:] == np.uint32(CAPITAL_I)) | (values[:-1] == np.uint32(CAPITAL_I))
-    return _in_a_row(same & ((values[1:] == values[:-1]) | either), repeat)
+    alike = values & np.uint32(CODE | SEPARATOR | LETTER_BIT)
+    either = (values[1:] == values[:-1]) | several[1:] | several[:-1]
+    return _in_a_row((alike[1:] == alike[:-1]) & letters & either, repeat)
 
 
 def _in_a_row(same: npt.NDArray[np.bool_], repeat: int) -> bool:
