@@ -12,15 +12,16 @@ import gzip
 import json
 import random
 import re
+import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import evasions, harness
-from benchmarks.policy import Peer
+from benchmarks.policy import environment
 from gateway.policy.benign import shipped_texts
 from gateway.policy.folds import Folds
 from gateway.policy.matcher import Entry, Matcher
@@ -29,7 +30,6 @@ from gateway.policy.rules import Meaning, Rules, Words, merged
 SET = Path(__file__).with_name("evasion.jsonl.gz")
 CASES, WORDS = 85, 200
 PEERS = ("pyahocorasick", "better_profanity", "gorget")
-HANDLED = ("chinese", "latin")
 
 
 class Case(NamedTuple):
@@ -143,23 +143,24 @@ def _cases(
             continue
         blanks = [place for place, each in enumerate(carrier) if each == " "] or [0]
         place = draw.choice(blanks) if word.isascii() else draw.randint(0, len(carrier))
-        before, after = (carrier[:place] + " ", carrier[place:] or " ") if word.isascii() else (carrier[:place], carrier[place:])
+        before, after = (
+            (carrier[:place] + " ", carrier[place:] or " ") if word.isascii() else (carrier[:place], carrier[place:])
+        )
         yield word, before + dressed + after, len(before), len(before) + len(dressed)
         made += 1
 
 
 def beside(cases: list[Case]) -> dict[str, float]:
-    """The share of the promised families' cases that peers find."""
-    promised = [case for case in cases if case.promised]
-    words = sorted({case.word for case in cases})
+    """The share of the promised families' cases in which peers find the word, each asked for that word alone."""
+    promised = [(case.word, case.text) for case in cases if case.promised]
     shares = {}
     with tempfile.TemporaryDirectory(prefix="tidegate-evasion-") as folder:
         file = Path(folder) / "set.json"
-        file.write_text(json.dumps({"words": words, "prompts": [case.text for case in promised]}), encoding="utf-8")
+        file.write_text(json.dumps({"cases": promised}), encoding="utf-8")
         for kind in PEERS:
-            peer = Peer(kind, file)
-            shares[kind] = peer.found() / len(promised)
-            peer.close()
+            command = [str(environment(kind)), str(Path(__file__).with_name("peers.py")), kind, str(file)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            shares[kind] = int(done.stdout.split()[-1]) / len(promised)
     return shares
 
 

@@ -25,9 +25,12 @@ LEET_SIGNS = {"a": "@", "s": "$", "i": "!", "l": "|", "t": "+", "e": "€", "c":
 SMALL_CAPITALS = dict(zip("abcdefghijklmnoprstuvwyz", "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ", strict=True))
 RAISED = dict(zip("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ", strict=True))
 UPSIDE_DOWN = dict(zip("aehmrtvwy", "ɐǝɥɯɹʇʌʍʎ", strict=True))
-PARTS = {"好": "女子", "明": "日月", "林": "木木", "听": "口斤", "加": "力口", "如": "女口", "和": "禾口", "他": "亻也",
-         "妈": "女马", "们": "亻门", "作": "亻乍", "你": "亻尔", "但": "亻旦", "体": "亻本", "位": "亻立", "时": "日寸",
-         "种": "禾中", "吗": "口马", "吃": "口乞", "的": "白勺", "很": "彳艮", "得": "彳导", "信": "亻言", "话": "讠舌"}  # fmt: skip
+PARTS = {
+    "好": "女子", "明": "日月", "林": "木木", "听": "口斤", "加": "力口", "如": "女口",
+    "和": "禾口", "他": "亻也", "妈": "女马", "们": "亻门", "作": "亻乍", "你": "亻尔",
+    "但": "亻旦", "体": "亻本", "位": "亻立", "时": "日寸", "种": "禾中", "吗": "口马",
+    "吃": "口乞", "的": "白勺", "很": "彳艮", "得": "彳导", "信": "亻言", "话": "讠舌",
+}  # fmt: skip
 
 
 def each_gap(choices: tuple[str, ...], most: int = 1) -> Evasion:
@@ -137,7 +140,11 @@ def homophone(word: str, draw: random.Random) -> str:
     place = draw.randrange(len(word))
     syllable = lazy_pinyin(word)[place]
     others = [chr(code) for code in range(0x4E00, 0x9FA6) if lazy_pinyin(chr(code)) == [syllable]]
-    return word[:place] + draw.choice([each for each in others if each != word[place]] or [word[place]]) + word[place + 1 :]
+    return (
+        word[:place]
+        + draw.choice([each for each in others if each != word[place]] or [word[place]])
+        + word[place + 1 :]
+    )
 
 
 def swapped(word: str, draw: random.Random) -> str:

@@ -98,7 +98,8 @@ class Folding:
     def _letters(self, character: str) -> str:
         """The character as others: compatibility forms, simplified, without accents, lower case, look-alikes."""
         folds = self.folds
-        text = unicodedata.normalize("NFKC", character) if folds.width and character not in PHRASE_ENDS else character
+        text = self._lookalikes.get(character, character)
+        text = unicodedata.normalize("NFKC", text) if folds.width and text not in PHRASE_ENDS else text
         text = "".join(self._traditional.get(each, each) for each in text)
         if folds.lookalikes:
             text = "".join(self._lookalikes.get(each, each) for each in text)
