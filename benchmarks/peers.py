@@ -13,6 +13,8 @@ import types
 
 def gorget(words):
     """Its BanSubstrings scanner, loaded past the package's own start, which wants torch; logging is off."""
+    for name in ("gorget.input_scanners", "gorget"):
+        sys.modules.pop(name, None)  # ours, of the call before
     root = importlib.util.find_spec("gorget").submodule_search_locations[0]
     for name, folder in (("gorget", root), ("gorget.input_scanners", f"{root}/input_scanners")):
         package = types.ModuleType(name)

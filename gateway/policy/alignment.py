@@ -130,7 +130,7 @@ class Alignment:
             flags = state.flags | (LOWER if unit.lower else 0) | (SIGN_LETTER if unit.kind == SIGN else 0)
             run, entry_run = 1, 1
             if runs_on:
-                run, entry_run = state.run + 1, state.entry_run + 1
+                run, entry_run = self._longer(state)
             else:
                 flags &= ~IN_ROW
             digits = state.digits + digit
@@ -144,7 +144,15 @@ class Alignment:
                 if between is not None:
                     found.append(State(outer, character, unit.kind, between, 0, 1, 1, digits, state.root))
             if runs_on and self.folds.repeat and not flags & UNREPEATABLE:
-                found.append(state._replace(flags=flags | REPEATED, run=run))
+                found.append(state._replace(flags=flags | REPEATED, run=run, entry_run=min(state.entry_run, entry_run)))
+
+    def _longer(self, state: State) -> tuple[int, int]:
+        """The runs with one more letter. From ``repeat`` letters on they fit whatever they are, and count as one and
+        the same: a long row has few states."""
+        run, repeat = state.run + 1, self.folds.repeat
+        if not repeat:
+            return 1, 1  # as long as the entry's, always
+        return (run, state.entry_run + 1) if run < repeat else (repeat, 1)
 
     def _run_ok(self, state: State) -> bool:
         return state.run == state.entry_run or state.run >= self.folds.repeat > 0

@@ -7,6 +7,7 @@ something to judge, so what leaves is the same however the text was cut.
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -82,7 +83,7 @@ class Rules:
     def redacted(self, text: str, spans: Iterable[Span]) -> str:
         """``text`` with the stretches that are to be redacted masked."""
         parts, place = [], 0
-        for start, end, category in merged(each for each in spans if each.action == "redact"):
+        for start, end, category, _ in merged(each for each in spans if each.action == "redact"):
             parts += [text[place:start], self.mask.over(text[start:end], category)]
             place = end
         return "".join([*parts, text[place:]])
@@ -119,11 +120,13 @@ def without(spans: Iterable[Span], allowed: Iterable[tuple[int, int]]) -> set[Sp
 
 
 class Stretch(NamedTuple):
-    """Redacted text: overlapping spans as one, with the first one's category."""
+    """Redacted text: overlapping spans as one, with the category of the one that begins first (the longest of those),
+    which ends at ``first_end``."""
 
     start: int
     end: int
     category: str
+    first_end: int
 
 
 def merged(spans: Iterable[Span]) -> list[Stretch]:
@@ -133,8 +136,21 @@ def merged(spans: Iterable[Span]) -> list[Stretch]:
         if stretches and span.start < stretches[-1].end:
             stretches[-1] = stretches[-1]._replace(end=max(stretches[-1].end, span.end))
         else:
-            stretches.append(Stretch(span.start, span.end, span.category))
+            stretches.append(Stretch(span.start, span.end, span.category, span.end))
     return stretches
+
+
+def with_span(stretches: Sequence[Stretch], span: Span) -> list[Stretch]:
+    """The same with one span more."""
+    one = Stretch(span.start, span.end, span.category, span.end)
+    apart = []
+    for each in stretches:
+        if each.start < one.end and one.start < each.end:
+            first = min(each, one, key=lambda stretch: (stretch.start, -stretch.first_end))
+            one = first._replace(end=max(each.end, one.end))
+        else:
+            apart.append(each)
+    return sorted([*apart, one])
 
 
 class RuleStream:
@@ -149,8 +165,9 @@ class RuleStream:
         self._text, self._released, self._read = "", 0, 0
         self._masked = False
         self._unsure: list[Span] = []
+        self._unsure_first = self._unsure_held = sys.maxsize
         self._allowed: list[tuple[int, int]] = []
-        self._redact: list[Span] = []
+        self._redact: list[Stretch] = []
         self.spans: list[Span] = []
         self.blocked: Span | None = None
 
@@ -207,17 +224,26 @@ class RuleStream:
     def _read_allowed(self, piece: str) -> None:
         matches = self._allow.feed(piece) if self._allow is not None else ()
         if matches:
-            needed = min([self._released, *(each.start for each in self._unsure)])
+            needed = min(self._released, self._unsure_first)
             self._allowed = [each for each in self._allowed if each[1] > needed]
             self._allowed += [(match.start, match.end) for match in matches]
 
     def _judge(self, found: Iterable[Span]) -> None:
         """Take what no allowed word can cancel any more."""
-        unsure = [*self._unsure, *found]
-        if unsure:
-            settled = self._allow.oldest() if self._allow is not None else self._read
-            self._unsure = [each for each in unsure if each.start >= settled] if self._allow is not None else []
+        self._doubt(found)
+        settled = self._allow.oldest() if self._allow is not None else self._read
+        if self._unsure and settled > self._unsure_first:
+            unsure, self._unsure = self._unsure, []
+            self._unsure_first = self._unsure_held = sys.maxsize
+            self._doubt(each for each in unsure if each.start >= settled)
             self._take(without((each for each in unsure if each.start < settled), self._allowed))
+
+    def _doubt(self, spans: Iterable[Span]) -> None:
+        for span in spans:
+            self._unsure.append(span)
+            self._unsure_first = min(self._unsure_first, span.start)
+            if span.action != "flag":
+                self._unsure_held = min(self._unsure_held, span.start)
 
     def _take(self, certain: Iterable[Span]) -> None:
         """What became certain at one character; nothing counts behind what blocks."""
@@ -229,7 +255,7 @@ class RuleStream:
                 self.blocked = span
                 return
             if span.action == "redact":
-                self._redact.append(span)
+                self._redact = with_span(self._redact, span)
 
     def _limit(self) -> int:
         """The first character that may not leave yet."""
@@ -241,16 +267,14 @@ class RuleStream:
             limit = min(limit, first)
         if self._patterns is not None:
             limit = min(limit, self._patterns.oldest(self._pattern_holds))
-        if self._unsure:
-            limit = min([limit, *(each.start for each in self._unsure if each.action != "flag")])
-        return limit
+        return min(limit, self._unsure_held)
 
     def _release(self, limit: int) -> str:
         """The text up to ``limit``, masked. A label waits until its whole stretch may leave."""
         if not self._redact:
             return self._cut(limit)
         out: list[str] = []
-        for stretch in merged(self._redact):
+        for stretch in self._redact:
             if stretch.start >= limit:
                 break
             if self._rules.mask.label is not None and stretch.end > limit and self.blocked is None:
