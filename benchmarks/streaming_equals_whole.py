@@ -17,7 +17,7 @@ from functools import partial
 from benchmarks import harness
 from tests.gateway.policy import agreement, provoking
 
-MATCHES, POLICIES, CHUNK = 300_000, 100_000, 5_000
+MATCHES, POLICIES, CHUNK = 200_000, 50_000, 2_500
 
 
 def matches(seed: int) -> None:
