@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import regex
 
 LONGEST, LOOK_BEHIND = 256, 32
+PROBES, PROBE_SECONDS = "aZ0 -._@中", 0.5
 _parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 
 
@@ -66,7 +67,20 @@ def compile_rule(name: str, pattern: str, first: str = "", check: Callable[[str]
     for ahead, width in _looks(tree):
         if width > (1 if ahead else LOOK_BEHIND):
             raise PatternError(f"'{name}' looks further than 1 character ahead or {LOOK_BEHIND} back")
+    if _backtracks(compiled, pattern):
+        raise PatternError(f"'{name}' takes too long on some texts; do not repeat what is repeated: (a{{1,9}}){{1,9}}")
     return Rule(name, compiled, longest, frozenset(first), check)
+
+
+def _backtracks(compiled: regex.Pattern[str], pattern: str) -> bool:
+    """Whether a long row of one character, or of one and a blank, keeps the expression busy."""
+    characters = dict.fromkeys([*PROBES, *(each for each in pattern if each.isalnum())])
+    for text in (each * LONGEST + "\0" for letter in characters for each in (letter, letter + " ")):
+        try:
+            compiled.search(text, timeout=PROBE_SECONDS)
+        except TimeoutError:
+            return True
+    return False
 
 
 def _looks(tree: Any) -> Iterator[tuple[bool, int]]:

@@ -56,6 +56,7 @@ HEAD = 'version: "1"\nlists:\n'
         ('version: "1"\npatterns:\n  - {name: p, pattern: "a("}\n', "'p' is not a regular expression"),
         ('version: "1"\npatterns:\n  - {name: p, pattern: "a?"}\n', "'p' matches the empty text"),
         ('version: "1"\npatterns:\n  - {name: p, pattern: "a(?=bcd)"}\n', "'p' looks further than 1 character ahead"),
+        ('version: "1"\npatterns:\n  - {name: p, pattern: "(a{1,12}){1,12}b"}\n', "'p' takes too long on some texts"),
         ('version: "1"\npatterns:\n  - {pattern: "ab"}\n', "give use, or name and pattern"),
         ('version: "1"\ntenants:\n  t: {actions: {nobody: flag}}\n', "tenants.t.actions names 'nobody'"),
         ('version: "1"\nversion: "2"\nlists: &a [*a]\n', "policy.yaml"),
