@@ -36,7 +36,12 @@ async def load_aside(path: Path, services: Services | None = None) -> Policy:
 
 async def _run(path: Path, descriptor: int) -> None:
     command = (sys.executable, "-m", "gateway.policy.aside", str(path), str(descriptor))
-    process = await asyncio.create_subprocess_exec(*command, pass_fds=(descriptor,), stdin=asyncio.subprocess.DEVNULL)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, pass_fds=(descriptor,), stdin=asyncio.subprocess.DEVNULL
+        )
+    except OSError as error:
+        raise PolicyError(f"{path} could not be built: no process for it: {error.strerror}") from None
     try:
         status = await asyncio.wait_for(process.wait(), LONGEST_SECONDS)
     except asyncio.TimeoutError:
