@@ -135,13 +135,15 @@ class Matcher:
         seen, where = int(np.bitwise_or.reduce(values)), None
         if seen & SEVERAL:
             values, where = self._expand(text, values)
+            seen = int(np.bitwise_or.reduce(values))
         if not values.all():
             kept = np.flatnonzero(values)
             values, where = values[kept], kept if where is None else where[kept]
-        _search(self._plain, values, SEPARATOR, where, starts)
+        letters = values & np.uint32(CODE)
+        _search(self._plain, letters, where, starts)
         if seen & SIGN_BIT:
-            _search(self._plain, values, SEPARATOR | SIGN_BIT, where, starts)
-        if self._merged is not None and _has_run(values, self.alignment.folds.repeat):
+            _search(self._plain, letters * (values & np.uint32(SIGN_BIT) == 0), where, starts)
+        if self._merged is not None and _has_run(values, self.alignment.folds.repeat, "I" in text):
             _search_merged(self._merged, values, where, starts)
         return starts
 
@@ -207,12 +209,11 @@ def _string(values: Codes) -> str:
     return (values & CODE).tobytes().decode("utf-32-le", "surrogatepass")
 
 
-def _search(automaton: Automaton, values: Codes, without: int, where: Places | None, starts: set[int]) -> None:
-    """Add the places of matches in ``values`` that have none of the bits ``without``."""
-    mask = values & np.uint32(without) == 0
-    hits = automaton.find_overlapping(_string(values[mask]))
+def _search(automaton: Automaton, letters: Codes, where: Places | None, starts: set[int]) -> None:
+    """Add the places of matches in ``letters``, in which 0 is no letter."""
+    hits = automaton.find_overlapping(letters.tobytes().decode("utf-32-le", "surrogatepass").replace("\0", ""))
     if hits:
-        places = np.flatnonzero(mask)
+        places = np.flatnonzero(letters)
         if where is not None:
             places = where[places]
         starts.update(places[[begin for begin, _, _ in hits]].tolist())
@@ -236,18 +237,22 @@ def _merge(values: Codes) -> tuple[Codes, Places]:
     return values[firsts], firsts
 
 
-def _has_run(values: Codes, repeat: int) -> bool:
-    """Whether one letter stands ``repeat`` times in a row (three times, where it is more)."""
-    letters = values[1:] & np.uint32(LETTER_BIT) != 0
-    if _in_a_row((values[1:] == values[:-1]) & letters, repeat):
+def _has_run(values: Codes, repeat: int, capital_i: bool) -> bool:
+    """Whether one letter stands ``repeat`` times in a row (three times, where it is more). ``capital_i``: whether there
+    is one, since it goes with two letters."""
+    same = values[1:] == values[:-1]
+    if _in_a_row(same, repeat) and _in_a_row(same & (values[1:] & np.uint32(LETTER_BIT) != 0), repeat):
         return True
-    several = values == np.uint32(CAPITAL_I)
-    if not several.any():
+    if not capital_i:
         return False
     alike = values & np.uint32(CODE | SEPARATOR | LETTER_BIT)
-    either = (values[1:] == values[:-1]) | several[1:] | several[:-1]
-    return _in_a_row((alike[1:] == alike[:-1]) & letters & either, repeat)
+    alike_too = alike[1:] == alike[:-1]
+    if not _in_a_row(alike_too, repeat):
+        return False
+    several = values == np.uint32(CAPITAL_I)
+    letters = values[1:] & np.uint32(LETTER_BIT) != 0
+    return _in_a_row(alike_too & letters & (same | several[1:] | several[:-1]), repeat)
 
 
 def _in_a_row(same: npt.NDArray[np.bool_], repeat: int) -> bool:
-    return bool((same[1:] & same[:-1]).any() if repeat > 2 else same.any())
+    return (b"\1\1" if repeat > 2 else b"\1") in same.tobytes()
