@@ -19,7 +19,7 @@ a stream, and "could this still become a match" is the question whether an align
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.policy.folds import HARD, IDEOGRAPH, IGNORED, LETTER, SIGN, SPACE, Folds, Unit
 from gateway.policy.trie import BLANK, HAS_BLANK, Starts, Trie
@@ -53,6 +53,10 @@ class State(NamedTuple):
     root: int
 
 
+_state: Any = tuple.__new__
+"""Makes a :class:`State` at once; most are made for nothing, one a character."""
+
+
 class Match(NamedTuple):
     """An entry that ends here, if the text around allows it: whether a letter or digit must not follow, must not stand
     before, and whether letters that stand alone must not either."""
@@ -81,7 +85,7 @@ class Alignment:
                 if flags < 0:
                     flags = (LOWER if unit.lower else 0) | (SIGN_LETTER if unit.kind == SIGN else 0)
                     flags |= IN_ROW if in_row else 0
-                found.append(State(node, character, unit.kind, flags, 0, 1, 1, digit, root))
+                found.append(_state(State, (node, character, unit.kind, flags, 0, 1, 1, digit, root)))
         return found
 
     def step(self, states: list[State], unit: Unit) -> list[State]:

@@ -181,10 +181,15 @@ class RuleStream:
         if self.blocked is not None or not piece:
             return ""
         self._text += piece
-        found = self._found(piece)
+        found = [  # what is certain within ``piece``, and from which character on: the same however the text is cut
+            (match.certain, words.span("", match)) for words, scan in self._scans for match in scan.feed(piece)
+        ]
+        if self._patterns is not None:
+            found += [(hit.certain, self._pattern_span(hit)) for hit in self._patterns.feed(piece)]
         if not (found or self._unsure):
             self._read += len(piece)
-            self._read_allowed(piece)
+            if self._allow is not None:
+                self._read_allowed(piece)
         elif self._allow is None:
             self._read += len(piece)
             for _, together in groupby(sorted(found, key=_certain), key=_certain):
@@ -210,16 +215,6 @@ class RuleStream:
 
     def _pattern_span(self, hit: Hit) -> Span:
         return _span(hit.start, hit.end, self._rules.pattern_meanings[hit.rule])
-
-    def _found(self, piece: str) -> list[tuple[int, Span]]:
-        """What is certain within ``piece``, and from which character on: the same however the text is cut."""
-        found = []
-        for words, scan in self._scans:
-            for match in scan.feed(piece):
-                found.append((match.certain, words.span("", match)))
-        if self._patterns is not None:
-            found += [(hit.certain, self._pattern_span(hit)) for hit in self._patterns.feed(piece)]
-        return found
 
     def _read_allowed(self, piece: str) -> None:
         matches = self._allow.feed(piece) if self._allow is not None else ()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gateway.policy.alignment import MAX_GAP, Alignment, State
 from gateway.policy.folds import DIGIT, IDEOGRAPH, IGNORED, LETTER, SIGN, Folding, Unit
-from gateway.policy.trie import Starts
+from gateway.policy.trie import HAS_BLANK, Starts
 
 SPACED_RIGHT, SINGLE_RIGHT, SINGLE_GAP, SINGLES_RIGHT, WORD_RIGHT = range(5)
 
@@ -126,6 +126,9 @@ def at_the_end(waiting: Waiting) -> bool:
 Live = tuple[int, int, list[State]]
 """Alignments that began at one character: its place, what stood before it, and they."""
 
+Seed = tuple[int, int, Unit, tuple[tuple[int, int], ...]]
+"""The same before it is worth a state: its place, what stood before, its ideograph, and that one's roots and nodes."""
+
 
 class Scan:
     """One text, in pieces. ``position`` counts the characters read; ``holds`` says by root whether an entry that is
@@ -144,23 +147,27 @@ class Scan:
         self.position = 0
         self._left, self._last = left
         self._live: list[Live] = []
+        self._seed: Seed | None = None
         self._waiting: list[Waiting] = []
 
     def feed(self, text: str) -> list[Found]:
         """Read on; returns the matches that are certain now."""
         found: list[Found] = []
-        known, starts = self._known, self._starts
+        known, starts, passed = self._known, self._starts, PASSED
         for character in text:
             self.position += 1
             for unit in known.get(character) or self._folding.units(character):
+                kind = unit.kind
+                if self._seed is not None:
+                    self._sprout(self._seed, unit)
                 if self._live or self._waiting:
                     self._read(unit, found)
                 for letter, _ in unit.stands_for:
                     if letter in starts:
                         self._begin(unit, found)
                         break
-                self._left = PASSED[8 * self._left + unit.kind]
-                if unit.kind:
+                self._left = passed[8 * self._left + kind]
+                if kind:
                     self._last = unit.character
         return found
 
@@ -170,13 +177,16 @@ class Scan:
         units = self._folding.units(text[start])
         self.position = start + 1
         self._begin(units[nth], found)
-        for unit in units[nth + 1 :]:
-            self._read(unit, found)
-        while self.position < len(text) and (self._live or self._waiting):
-            units = self._folding.units(text[self.position])
-            self.position += 1
-            for unit in units:
+        rest = units[nth + 1 :]
+        while True:
+            for unit in rest:
+                if self._seed is not None:
+                    self._sprout(self._seed, unit)
                 self._read(unit, found)
+            if self.position == len(text) or not (self._live or self._waiting or self._seed):
+                break
+            rest = self._folding.units(text[self.position])
+            self.position += 1
         return found if self.position < len(text) else found + self.finish()
 
     def _read(self, unit: Unit, found: list[Found]) -> None:
@@ -194,13 +204,36 @@ class Scan:
                         self._finish(start, states, left, found)
             self._live = live
 
+    def _sprout(self, seed: Seed, unit: Unit) -> None:
+        """Let what began with an ideograph go on over ``unit``; nearly always it ends there."""
+        if unit.kind == IGNORED:
+            return
+        self._seed = None
+        position, left, begun, nodes = seed
+        if unit.kind == IDEOGRAPH:
+            trie, letter = self._alignment.trie, unit.stands_for[0][0]
+            for _, node in nodes:
+                if trie.labels[node] & HAS_BLANK or trie.child(node, letter):
+                    break
+            else:
+                return
+        self._live.append((position, left, self._alignment.start(begun, self._starts, False, False)))
+
     def _begin(self, unit: Unit, found: list[Found]) -> None:
         left = self._left
+        if unit.kind == IDEOGRAPH:
+            nodes, ends = self._starts.get(unit.stands_for[0][0], ()), self._alignment.trie.ends
+            for _, node in nodes:
+                if ends[node]:
+                    break
+            else:
+                self._seed = (self.position - 1, left, unit, nodes) if nodes else None
+                return
         inside = bool(left & _WORD)
         in_row = inside and unit.kind == LETTER and unit.character == self._last
         begun = self._alignment.start(unit, self._starts, inside, in_row)
         if begun:
-            self._live = [*self._live, (self.position - 1, left, begun)]
+            self._live.append((self.position - 1, left, begun))
             self._finish(self.position - 1, begun, left, found)
 
     def _finish(self, start: int, states: list[State], left: int, found: list[Found]) -> None:
@@ -231,7 +264,7 @@ class Scan:
     def finish(self) -> list[Found]:
         """Nothing follows: the matches that were waiting for it."""
         found = [Found(each.start, each.end, each.entry, self.position) for each in self._waiting if at_the_end(each)]
-        self._live, self._waiting = [], []
+        self._live, self._waiting, self._seed = [], [], None
         return found
 
     def oldest(self) -> int:
@@ -250,4 +283,8 @@ class Scan:
             for state in states:
                 if holds[state.root]:
                     return start
+        if self._seed is not None:
+            for root, _ in self._seed[3]:
+                if holds[root]:
+                    return self._seed[0]
         return self.position
