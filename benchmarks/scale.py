@@ -24,7 +24,6 @@ from tqdm import tqdm
 from benchmarks import harness
 
 PAGE = harness.ROOT / "docs" / "scale.md"
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 SHARED = {
     "architectures": ["Qwen2ForCausalLM"],
     "hidden_act": "silu",
@@ -171,9 +170,7 @@ def main() -> None:
                 rows.append({"model": model, "parameters": parameters, "largest_tensor_bytes": largest, **row})
                 harness.save("scale", {"rows": rows})
             shutil.rmtree(source)
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    harness.renew(PAGE, table(rows))
 
 
 if __name__ == "__main__":

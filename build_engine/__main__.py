@@ -51,7 +51,8 @@ def _build_classifier(options: argparse.Namespace) -> int:
         options.target = "onnxruntime"
     values = {field.name: getattr(options, field.name) for field in fields(line.ClassifierRecipe)}
     sizes = tuple(options.preferred_batch_sizes or line.ClassifierRecipe.preferred_batch_sizes)
-    recipe = line.ClassifierRecipe(**values | {"preferred_batch_sizes": sizes})
+    several = {"preferred_batch_sizes": sizes, "compute_capabilities": tuple(options.compute_capabilities)}
+    recipe = line.ClassifierRecipe(**values | several)
     print(json.dumps(line.build_classifier(recipe, force=options.force)))
     return 0
 

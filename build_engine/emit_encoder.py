@@ -20,7 +20,7 @@ from build_engine.decoder import FloatArray
 from build_engine.encoder import LAYER, PREFIX, EncoderConfig, projections
 from build_engine.onnx_graph import IR_VERSION, OPSET, GraphWriter
 from build_engine.onnx_weights import ExternalWeights
-from build_engine.smooth import LEVELS, int8_rows
+from build_engine.smooth import LEAST, LEVELS, int8_rows
 
 MODEL, WEIGHTS = "model.onnx", "model.onnx.data"
 Read = Callable[[str], FloatArray]
@@ -122,7 +122,7 @@ class _Emitter(GraphWriter):
         return self._node("Add", [product, self._weight(name.replace(".weight", ".bias"))])
 
     def _rounded(self, x: str, name: str, largest: float) -> str:
-        scale = self._stored(f"{name}_input_scale", np.array(max(largest, 1e-6) / LEVELS))
+        scale = self._stored(f"{name}_input_scale", np.array(max(largest, LEAST) / LEVELS))
         self._initialisers["int8_zero"] = helper.make_tensor("int8_zero", TensorProto.INT8, [], [0])
         values = self._node("QuantizeLinear", [x, scale, "int8_zero"])
         return self._node("DequantizeLinear", [values, scale, "int8_zero"])

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from build_engine.decoder import Linear
 from build_engine.emit_onnx import OnnxEmitter
-from build_engine.smooth import LEVELS, int8_rows
+from build_engine.smooth import LEAST, LEVELS, int8_rows
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Int8Emitter(OnnxEmitter):
     def _rounded(self, x: str, largest: float) -> str:
         """``x`` through int8 and back; once for all projections that read it with the same scale."""
         if (x, largest) not in self._quantised:
-            scale = self._scale(f"{x}_scale_{len(self._quantised)}", np.array(max(largest, 1e-6) / LEVELS))
+            scale = self._scale(f"{x}_scale_{len(self._quantised)}", np.array(max(largest, LEAST) / LEVELS))
             zero = self._zero()
             values = self._node("QuantizeLinear", [x, scale, zero])
             self._quantised[x, largest] = self._node("DequantizeLinear", [values, scale, zero])

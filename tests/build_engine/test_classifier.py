@@ -16,8 +16,9 @@ from tritonclient.grpc import model_config_pb2
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime has no wheel for this Python")
 
-from build_engine.classifier_pipeline import ClassifierRecipe, build_classifier
+from build_engine.classifier_pipeline import build_classifier
 from build_engine.classifier_proof import open_session
+from build_engine.classifier_recipe import ClassifierRecipe
 from build_engine.errors import AccuracyError, BuildError, CorruptSource, RecipeError, TextError, UnsupportedModel
 from build_engine.inspect import inspect
 
@@ -140,7 +141,9 @@ def test_a_weight_that_is_no_number(recipe: Any, tmp_path: Path) -> None:
     ("fields", "says"),
     [
         ({"name": "../x"}, "--name"),
-        ({"target": "tensorrt"}, "--target tensorrt cannot be built"),
+        ({"target": "openvino"}, "--target openvino cannot be built; what can: onnxruntime, tensorrt"),
+        ({"target": "tensorrt-rtx", "compute_capabilities": ("9.0",)}, "no kernels for Hopper"),
+        ({"workspace_mib": 64}, "--workspace-mib is TensorRT's"),
         ({"precision": "int4"}, "--precision must be one of"),
         ({"precision": "int8"}, "give --calibration FILE and --held-out FILE"),
         ({"strict": True}, "need --held-out"),

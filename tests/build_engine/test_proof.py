@@ -17,7 +17,7 @@ from build_engine import calibrate
 from build_engine.backend.engine import Row
 from build_engine.backend.engines import open_engine
 from build_engine.emit_onnx_int8 import Int8Plan
-from build_engine.errors import AccuracyError, BuildError, RecipeError, TextError
+from build_engine.errors import AccuracyError, RecipeError, TextError
 from build_engine.inspect import inspect
 from build_engine.pipeline import open_source
 from build_engine.precision import ladder
@@ -134,8 +134,9 @@ def test_a_gate_that_nothing_passes_publishes_nothing(
     [
         ({"precision": "int8"}, RecipeError, "--calibration FILE and --held-out FILE"),
         ({"precision": "fp16", "strict": True}, RecipeError, "--held-out"),
-        ({"target": "openvino", "precision": "int8", "held_out": Path("x")}, RecipeError, "made from ONNX"),
-        ({"precision": "fp16", "held_out": Path("/nowhere.jsonl")}, BuildError, "nowhere"),
+        ({"target": "openvino", "precision": "int8", "calibration": Path("x")}, RecipeError, "made from ONNX"),
+        ({"target": "openvino", "precision": "int8", "strict": True}, RecipeError, "--held-out FILE to judge by"),
+        ({"precision": "fp16", "held_out": Path("/nowhere.jsonl")}, TextError, "--held-out /nowhere.jsonl is no file"),
     ],
 )
 def test_what_cannot_be_proven_is_refused(
