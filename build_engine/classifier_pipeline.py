@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2 as pb
 
 from build_engine import manifest as manifests
-from build_engine import publish, work
+from build_engine import publish, report, work
 from build_engine.classifier_engine import make_engine, most_tokens
 from build_engine.classifier_proof import Bench, plans, prove, read_evidence
 from build_engine.classifier_recipe import ClassifierRecipe
@@ -147,7 +147,7 @@ def _manifest(
 ) -> dict[str, Any]:
     """The manifest, and beside the engine what it was judged by, where there was text to judge it by."""
     names = ("max_tokens", "max_batch_size", "preferred_batch_sizes", "queue_delay_microseconds", "threads")
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema_version": manifests.SCHEMA_VERSION,
         "name": recipe.name,
         "task": "text-classification",
@@ -162,4 +162,7 @@ def _manifest(
         "accuracy": accuracy if accuracy["passed"] else None,
     }
     (staged / "engine" / "accuracy.json").write_text(json.dumps(accuracy, indent=1) + "\n")
-    return manifest | manifests.facts_of(staged, clock)
+    manifest |= manifests.facts_of(staged, clock)
+    if accuracy["passed"]:
+        report.add(staged, manifest, accuracy)
+    return manifest

@@ -68,19 +68,23 @@ def prove(bench: Bench, evidence: Evidence, asked: str, *, strict: bool) -> tupl
     """The first plan from ``asked`` on down whose labels agree, and the content of ``accuracy.json``. Raises
     :class:`AccuracyError` when none does; with ``strict`` also rather than take another precision."""
     reference, reference_milliseconds = scores_of(bench, EncoderPlan(), evidence.held_out)
-    attempts = []
+    attempts: list[dict[str, Any]] = []
+    began = time.monotonic()
     for precision, plan in plans(bench, evidence.calibration, asked):
         scores, milliseconds = scores_of(bench, plan, evidence.held_out)
         agreement = float((scores.argmax(axis=1) == reference.argmax(axis=1)).mean())
         passed = agreement >= AGREEMENT
         attempts.append({
             "precision": precision,
+            "gate": {"label_agreement": AGREEMENT},
             "label_agreement": agreement,
             "largest_score_difference": float(np.abs(scores - reference).max()),
             "batch_ms": milliseconds,
             "reference_batch_ms": reference_milliseconds,
+            "seconds": round(time.monotonic() - began, 3),
             "passed": passed,
         })  # fmt: skip
+        began = time.monotonic()
         if passed:
             return plan, _record(asked, precision, attempts, evidence)
         if strict:

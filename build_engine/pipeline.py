@@ -49,9 +49,7 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
         built = {"precision": engine.facts["precision"], "serving": recipe.serving(room), "engine": engine.facts}
         manifest = _manifest(recipe, source, files, built, inputs=inputs, clock=clock, staged=staged)
         if engine.accuracy is not None:
-            page = staged / "engine" / "report.html"
-            page.write_text(report.render(manifest, engine.accuracy), encoding="utf-8")
-            manifest["files"] |= manifests.list_files(staged, "report.html")
+            report.add(staged, manifest, engine.accuracy)
             manifest["accuracy"] = _judged(engine.accuracy)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         parameters = _parameters(recipe, source, room, built["precision"])

@@ -7,6 +7,7 @@ emitted again in its real size. A TensorRT engine is compiled from the very grap
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -62,6 +63,7 @@ def emit_proven(request: Request, base: str, sequence_length: int, folder: Path)
     variant.emit(source.config, sequence_length, folder)
     layers = _layers(measured.get("smoothing"), measured.get("sensitivity"), source.config, variant.kept)
     record = accuracy | {"layers": layers if variant.precision == "int8" else []}
+    record |= {"calibration_seconds": measured.get("seconds")}
     (folder / ACCURACY).write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -85,8 +87,10 @@ def _variants(request: Request, base: str, evidence: Evidence, measured: dict[st
         yield plain("fp32")
         return
     if request.precision == "int8":
+        began = time.monotonic()
         smoothing, sensitivity = _calibrated(request, evidence)
-        measured |= {"smoothing": smoothing, "sensitivity": sensitivity}
+        seconds = round(time.monotonic() - began, 3)
+        measured |= {"smoothing": smoothing, "sensitivity": sensitivity, "seconds": seconds}
         read = smoothed(source.config, source.finite, smoothing.scales)
         for rung in ladder(source.config, smoothing, sensitivity, GATES["int8"].kl):
             yield Variant(rung.what, rung.precision, base, rung.plan, read, rung.kept)
