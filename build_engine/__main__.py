@@ -113,9 +113,9 @@ def _add_classifier(make: argparse.ArgumentParser) -> None:
         type=int,
         action="append",
         metavar="N",
-        help="Triton waits for a batch of this size; repeatable; 8 and 16 if not given",
+        help="a batch that Triton likes to make; repeatable; 8 and 16 if not given",
     )
-    group.add_argument("--queue-delay-microseconds", type=int, default=1000, help="how long it waits")
+    group.add_argument("--queue-delay-microseconds", type=int, default=0, help="how long a text waits for company")
 
 
 def _add_tensorrt(make: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ class ClassifierRecipe:
     max_tokens: int = 256
     max_batch_size: int = 32
     preferred_batch_sizes: tuple[int, ...] = (8, 16)
-    queue_delay_microseconds: int = 1000
+    queue_delay_microseconds: int = 0
     threads: int = 0
     calibration: Path | None = None
     held_out: Path | None = None

@@ -108,13 +108,15 @@ def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], qu
 
 def _tensorrt(recipe: Recipe, graph: Path, facts: dict[str, Any]) -> Path:
     """The plan, beside what its build has to say about it."""
-    api, builder = _tools(recipe.target, "onnx", "build_engine.tensorrt_api", "build_engine.tensorrt_build")
+    modules = (f"build_engine.{name}" for name in ("tensorrt_api", "tensorrt_build", "gpu_check"))
+    api, builder, check = _tools(recipe.target, "onnx", *modules)
     settings = api.settings_of(recipe)
     quantise, dequantise = builder.quantised_layers(graph)
     quantised = {"quantize_nodes": quantise, "dequantize_nodes": dequantise}
 
     def make(folder: Path) -> None:
         built = builder.build_plan(graph, settings, facts | quantised, folder)
+        built["gpu_verified"] = check.verified(graph, folder, facts | built, recipe.work_dir)
         (folder / ENGINE_JSON).write_text(json.dumps(built, indent=1) + "\n")
         if (graph / ACCURACY).exists():
             shutil.copyfile(graph / ACCURACY, folder / ACCURACY)
@@ -122,7 +124,7 @@ def _tensorrt(recipe: Recipe, graph: Path, facts: dict[str, Any]) -> Path:
     # An ordinary plan depends on the GPU too, so only this host's own work folder may remember it.
     version = api.load(recipe.target).__version__
     inputs = [graph.name, facts, vars(settings), version, api.Device(settings).gpu]
-    inputs += _code("tensorrt_api.py", "tensorrt_build.py")
+    inputs += _code("tensorrt_api.py", "tensorrt_build.py", "gpu_check.py")
     return stage(recipe.work_dir, f"{recipe.target}-{recipe.precision}", inputs, make)
 
 
