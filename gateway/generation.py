@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.access import Principal
-from gateway.errors import DeadlineExceeded, ModelNotFound, PromptRejected, TritonUnavailable
+from gateway.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, PromptRejected, TritonUnavailable
+from gateway.logprobs import LogprobGate
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
@@ -21,7 +22,7 @@ from gateway.telemetry import Telemetry
 from gateway.template import render, without_special_tokens
 from gateway.traffic.admission import Admission
 from gateway.triton import Delta, ModelInfo, TritonClient
-from gateway.triton.contract import Value
+from gateway.triton.contract import LATER, Value
 
 SCOPE = "generate"
 CONTENT_FILTER = "content_filter"
@@ -78,16 +79,31 @@ class Generation:
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
+        return await self.begin(await self.admit(principal, ask))
+
+    async def admit(self, principal: Principal, ask: Ask) -> Admitted:
+        """Everything before Triton; what is admitted can be begun more than once, for several answers. Raises
+        :class:`gateway.errors.GatewayError`."""
         principal.require(SCOPE)
         self._admission.require_time(ask.seconds_left())
         info = await self._info(ask.model)
+        _require_inputs(info, ask.parameters)
         context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
         prompt, decision = await self._checked(ask.prompt, info, context)
-        values = {**_rendered(prompt, info), **ask.parameters}
+        return Admitted(ask, {**_rendered(prompt, info), **ask.parameters}, context, decision)
+
+    async def begin(self, admitted: Admitted, seed: int | None = None) -> Answer:
+        """Ask Triton for one answer, with another seed if one is given. Raises
+        :class:`gateway.errors.GatewayError`."""
+        ask, values = admitted.ask, admitted.values
+        if seed is not None:
+            values = {**values, "seed": seed}
         deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
-        guard = self._policy.output(replace(context, direction="output"))
-        verdicts = Verdicts(self._policy.policy.version, decision, guard) if ask.include_policy else None
-        answer = Answer(ask, self._telemetry, _guarded(deltas, guard), verdicts)
+        policy = self._policy.policy.version
+        guard = self._policy.output(replace(admitted.context, direction="output"))
+        verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
+        gate = LogprobGate(guard) if "logprobs" in values else None
+        answer = Answer(ask, self._telemetry, _guarded(deltas, guard, gate), policy, verdicts)
         await answer.wait_for_first()
         return answer
 
@@ -115,6 +131,16 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Admitted:
+    """A request that may be asked: its tensors, and what the policy said."""
+
+    ask: Ask
+    values: dict[str, Value]
+    context: Context
+    decision: InputDecision
+
+
+@dataclass(frozen=True)
 class Verdicts:
     """What the policy found, for a client that asks."""
 
@@ -127,6 +153,17 @@ class Verdicts:
         return {"version": self.version, "input": self.input.report(), "output": self.output.report()}
 
 
+def _require_inputs(info: ModelInfo, parameters: dict[str, Value]) -> None:
+    """Raises :class:`InvalidRequest` for what the model's version is too old to take."""
+    missing = LATER.intersection(parameters) - info.inputs
+    if missing:
+        field = min(missing).removesuffix("_tokens").removesuffix("_values")
+        raise InvalidRequest(
+            f"{field}: the published version of this model does not take it; leave it out, or build the model again",
+            field=field,
+        )
+
+
 def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
     """The prompt in the model's form."""
     if prompt.text is not None:
@@ -135,17 +172,20 @@ def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
     return {"text_input": text, "add_special_tokens": False}
 
 
-async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard) -> AsyncGenerator[Delta, None]:
+async def _guarded(
+    deltas: AsyncIterator[Delta], guard: OutputGuard, gate: LogprobGate | None
+) -> AsyncGenerator[Delta, None]:
     """The answer as it may leave. A blocked one ends with ``content_filter``, and the model is stopped."""
     try:
         async for delta in deltas:
             text = await guard.feed(delta.text)
             if not guard.blocked and delta.finish_reason:
                 text += await guard.finish()
+            logprobs = gate.passed(delta, text) if gate is not None else ()
             if guard.blocked:
-                yield replace(delta, text=text, finish_reason=CONTENT_FILTER)
+                yield replace(delta, text=text, finish_reason=CONTENT_FILTER, logprobs=logprobs)
                 return
-            yield replace(delta, text=text)
+            yield replace(delta, text=text, logprobs=logprobs)
     finally:
         guard.close()
         if isinstance(deltas, AsyncGenerator):
@@ -156,9 +196,15 @@ class Answer:
     """A running answer. Iterate it to its end, or close it: either frees everything in Triton."""
 
     def __init__(
-        self, ask: Ask, telemetry: Telemetry, deltas: AsyncIterator[Delta], verdicts: Verdicts | None = None
+        self,
+        ask: Ask,
+        telemetry: Telemetry,
+        deltas: AsyncIterator[Delta],
+        policy_version: str,
+        verdicts: Verdicts | None = None,
     ) -> None:
         self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
+        self.policy_version = policy_version
         self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
         self._called = time.monotonic()
         self._first: Delta | None = None
