@@ -15,12 +15,14 @@
     ├── BodyTooLarge                  413  RESOURCE_EXHAUSTED   body_too_large
     ├── InvalidField                  422  INVALID_ARGUMENT     invalid_field
     ├── TooManyRequests               429  RESOURCE_EXHAUSTED   too_many_requests
+    ├── HeadersTooLarge               431  RESOURCE_EXHAUSTED   headers_too_large
     ├── ClientClosed                  499  CANCELLED            client_closed
     ├── InternalError                 500  INTERNAL             internal
     ├── UpstreamError                 502  INTERNAL             upstream_error
     ├── TritonUnavailable             503  UNAVAILABLE          triton_unavailable
     │   ├── Overloaded                503  UNAVAILABLE          overloaded
-    │   └── ShuttingDown              503  UNAVAILABLE          shutting_down
+    │   ├── ShuttingDown              503  UNAVAILABLE          shutting_down
+    │   └── TooManyConnections        503  UNAVAILABLE          too_many_connections
     ├── RequestTimeout                408  DEADLINE_EXCEEDED    request_timeout
     └── DeadlineExceeded              504  DEADLINE_EXCEEDED    deadline_exceeded
 
@@ -146,6 +148,12 @@ class TooManyRequests(GatewayError):
     retry_after_seconds = 1
 
 
+class HeadersTooLarge(GatewayError):
+    """More bytes before the body than the limit."""
+
+    http_status, grpc_status, code = 431, "RESOURCE_EXHAUSTED", "headers_too_large"
+
+
 class ClientClosed(GatewayError):
     """The client left; nobody reads this answer, the log does."""
 
@@ -184,6 +192,14 @@ class ShuttingDown(TritonUnavailable):
 
     code = "shutting_down"
     default_message = "this gateway is shutting down; send the request again"
+    retry_after_seconds = 1
+
+
+class TooManyConnections(TritonUnavailable):
+    """The gateway's own bound on connections."""
+
+    code = "too_many_connections"
+    default_message = "too many connections at once; retry after a moment"
     retry_after_seconds = 1
 
 

@@ -15,6 +15,7 @@ from types import FrameType
 import uvicorn
 
 from gateway.app import create_app
+from gateway.protocol import bounded
 from gateway.settings import Settings
 from gateway.telemetry import configure_logging
 from gateway.traffic.drain import Drain
@@ -67,9 +68,10 @@ def serve(settings: Settings, listen_fd: int | None = None) -> int:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=bounded(settings.max_header_bytes, settings.header_timeout_seconds, settings.max_connections),
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         log_config=None,
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )

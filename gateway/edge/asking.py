@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
 
-from gateway.errors import ClientClosed, GatewayError, InvalidField
+from gateway.errors import ClientClosed, InvalidField
 
 Result = TypeVar("Result")
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
@@ -49,23 +49,24 @@ def _in_header(headers: list[tuple[bytes, bytes]]) -> float | None:
 
 
 async def unless_client_leaves(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of ``work``; it is cancelled when the client closes the connection before. Raises ClientClosed."""
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(_disconnect(request))
+    """The result of ``work``, which is cancelled when the client closes the connection before. Raises ClientClosed."""
+    asking = asyncio.current_task()
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        if asking is not None:
+            asking.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientClosed
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if left:
+            raise ClientClosed from None
+        raise
     finally:
-        for each in (task, leaving):
-            each.cancel()
-            if not each.done():
-                with contextlib.suppress(asyncio.CancelledError, GatewayError):
-                    await each
-
-
-async def _disconnect(request: Request) -> None:
-    message: dict[str, Any] = {"type": ""}
-    while message["type"] != "http.disconnect":
-        message = dict(await request.receive())
+        watching.cancel()

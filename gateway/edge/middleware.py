@@ -12,7 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import TokenVerifier
-from gateway.edge.problems import body_too_large, respond
+from gateway.edge.problems import respond
 from gateway.errors import BodyTooLarge, ClientClosed, GatewayError, InternalError, TooManyRequests
 from gateway.telemetry import LOGGER, Telemetry
 from gateway.traffic.admission import Admission
@@ -132,10 +132,13 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max:
-                raise body_too_large(self._refusal())
+                raise self._refusal()
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        except BodyTooLarge as error:
+            await respond(error, scope, receive, send)
 
     def _refusal(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._max} bytes; send a shorter prompt")
