@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.access import Principal
-from gateway.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, PromptRejected, TritonUnavailable
+from gateway.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    PromptRejected,
+    TritonUnavailable,
+    UpstreamError,
+)
 from gateway.logprobs import LogprobGate
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
@@ -92,9 +99,9 @@ class Generation:
         prompt, decision = await self._checked(ask.prompt, info, context)
         return Admitted(ask, {**_rendered(prompt, info), **ask.parameters}, context, decision)
 
-    async def begin(self, admitted: Admitted, seed: int | None = None) -> Answer:
-        """Ask Triton for one answer, with another seed if one is given. Raises
-        :class:`gateway.errors.GatewayError`."""
+    async def begin(self, admitted: Admitted, seed: int | None = None, *, another: bool = False) -> Answer:
+        """Ask Triton for one answer, with another seed if one is given. ``another`` answer to one request takes a place
+        of its own among those in flight. Raises :class:`gateway.errors.GatewayError`."""
         ask, values = admitted.ask, admitted.values
         if seed is not None:
             values = {**values, "seed": seed}
@@ -103,18 +110,28 @@ class Generation:
         guard = self._policy.output(replace(admitted.context, direction="output"))
         verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
         gate = LogprobGate(guard) if "logprobs" in values else None
-        answer = Answer(ask, self._telemetry, _guarded(deltas, guard, gate), policy, verdicts)
+        if another:
+            self._admission.enter()
+        leave = self._admission.leave if another else None
+        answer = Answer(ask, self._telemetry, _guarded(deltas, guard, gate), policy, verdicts, leave=leave)
         await answer.wait_for_first()
         return answer
 
     async def _info(self, model: str) -> ModelInfo:
-        """What the model says of itself. The gateway's own model is expected to be there: it is only away."""
+        """What the model says of itself. The gateway's own model is expected to be there: it is only away; another one
+        is there if it can be asked."""
         try:
             return await self._triton.info(model)
         except ModelNotFound:
             if model == self.default_model:
                 raise TritonUnavailable from None
             raise
+        except UpstreamError:
+            if model == self.default_model:
+                raise
+            raise ModelNotFound(
+                "this model does not generate text; GET /v1/models lists those that do", field="model"
+            ) from None
 
     async def _checked(self, prompt: Prompt, info: ModelInfo, context: Context) -> tuple[Prompt, InputDecision]:
         """The prompt as it may be asked. Special tokens are taken out before the check, so that they cannot hide a word
@@ -202,9 +219,11 @@ class Answer:
         deltas: AsyncIterator[Delta],
         policy_version: str,
         verdicts: Verdicts | None = None,
+        *,
+        leave: Callable[..., None] | None = None,
     ) -> None:
         self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
-        self.policy_version = policy_version
+        self.policy_version, self._leave = policy_version, leave
         self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
         self._called = time.monotonic()
         self._first: Delta | None = None
@@ -254,3 +273,6 @@ class Answer:
             self._telemetry.completion_tokens.inc(self.last.completion_tokens)
             self._telemetry.triton.observe(time.monotonic() - self._called)
             self._called = 0.0
+        if self._leave is not None:
+            self._leave(served=self.last is not None and bool(self.last.finish_reason))
+            self._leave = None
