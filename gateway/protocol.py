@@ -44,12 +44,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > self.most_header_bytes:
                 self._refuse(HeadersTooLarge(f"the headers are larger than {self.most_header_bytes} bytes; send fewer"))
-            elif self._timer is None:
-                self._timer = self.loop.call_later(self.header_seconds, self._late)
 
     def on_message_begin(self) -> None:
         """A head begins."""
         self._in_head, self._head_bytes = True, 0
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.header_seconds, self._late)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -57,11 +57,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """The body is here; what comes next is a head."""
-        super().on_message_complete()
-        self._in_head, self._head_bytes = True, 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""

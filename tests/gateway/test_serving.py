@@ -122,6 +122,15 @@ async def test_the_head_of_a_request_is_bounded(tmp_path: Path) -> None:
         assert whole.startswith(b"HTTP/1.1 200")
 
 
+async def test_the_time_for_a_head_is_no_time_for_an_answer(tmp_path: Path) -> None:
+    """A request whose head and body came at once may take longer than a head may, also the next one of a connection."""
+    async with running(tmp_path, header_timeout_seconds=0.5) as gateway, gateway.client() as client:
+        for _ in range(2):
+            headers = {"X-Request-Timeout-Seconds": "1.2"}
+            response = await client.post("/generate", json={"text_input": "hang"}, headers=headers)
+            assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
+
+
 async def test_connections_are_bounded(tmp_path: Path) -> None:
     """One too many is told so at once; when another leaves, there is room again."""
     async with running(tmp_path, max_connections=3) as gateway:
