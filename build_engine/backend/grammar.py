@@ -128,6 +128,8 @@ def _reason(error: str) -> str:
         return f"uses {', '.join(named)}, which cannot be kept to while text is made; leave it out"
     if "regex" in error:
         return "has a pattern that cannot be used: no look-around, no back references; simplify it"
+    if error.startswith("Unknown format"):
+        return "has a format that is not known; leave it out, or write it as a pattern"
     if "recursion limit" in error:
         return _TOO_DEEP
     if "limit" in error or "too large" in error or "too complex" in error:

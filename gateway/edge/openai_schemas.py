@@ -7,23 +7,26 @@ not a field. ``null`` is the same as leaving a field out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-import orjson
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from gateway.edge.openai_fields import (
+    CONTENT,
+    NO_TOOLS,
+    AsJson,
+    AsSchema,
+    AsText,
+    Bias,
+    Only,
+    Penalty,
+    StreamOptions,
+    TokenId,
+    as_json,
+    joined,
+    known_role,
+)
 from gateway.edge.schemas import MAX_STOPS, Stop
-from gateway.errors import InvalidField
 from gateway.generation import Prompt
 from gateway.triton.contract import Value
 
@@ -32,62 +35,6 @@ MOST_ALTERNATIVES = 20
 CHAT_TOKENS, COMPLETION_TOKENS = 1024, 16
 """Most tokens of an answer whose request does not say: a place in the batch is reserved whole, so not all of the
 context. OpenAI's own default for completions is 16."""
-MAX_SCHEMA_BYTES = 32_768
-
-
-@dataclass(frozen=True)
-class Only:
-    """A field of OpenAI's that cannot be served: taken at ``values`` and null, which change nothing; ``instead`` is the
-    way out."""
-
-    instead: str
-    values: tuple[Any, ...] = ()
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._check)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"enum": [None, *self.values], "description": f"Not supported: {self.instead}."}
-
-    def _check(self, value: Any) -> None:
-        if value is not None and not any(type(value) is type(each) and value == each for each in self.values):
-            raise ValueError(f"is not supported here: {self.instead}")
-
-
-NO_TOOLS = "tools are not; describe them in a message and ask for JSON with response_format"
-
-
-def _role(value: Any) -> Any:
-    if value in ("tool", "function"):
-        raise ValueError("tools are not supported here; put the result into a message of the role user")
-    return value
-
-
-def _joined(value: Any) -> Any:
-    """A content: a text, or parts of type text, which become lines."""
-    if value is None:
-        raise ValueError("must be a text; a message without one cannot be rendered")
-    if not isinstance(value, list):
-        return value
-    texts = []
-    for part in value:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError('parts must be {"type": "text", "text": ...}; this model reads text only')
-        if part.keys() - {"type", "text"}:
-            raise ValueError("a part has type and text and nothing else")
-        texts.append(part["text"])
-    if not texts:
-        raise ValueError("must have at least one part")
-    return "\n".join(texts)
-
-
-_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-    "additionalProperties": False,
-}
-_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": _PART}]}
 
 
 class ChatMessage(BaseModel):
@@ -95,64 +42,14 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
-    content: Annotated[str, BeforeValidator(_joined), WithJsonSchema(_CONTENT)]
+    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(known_role)]
+    content: Annotated[str, BeforeValidator(joined), WithJsonSchema(CONTENT)]
     name: Annotated[None, Only("a chat template has no place for it; write it into the content")] = None
     refusal: Annotated[None, Only("write it into the content")] = None
     tool_calls: Annotated[None, Only(NO_TOOLS, ([],))] = None
     function_call: Annotated[None, Only(NO_TOOLS)] = None
     audio: Annotated[None, Only("this model reads text only")] = None
     annotations: Annotated[None, Only("write them into the content", ([],))] = None
-
-
-class StreamOptions(BaseModel):
-    """What a stream says beside its text."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    include_usage: bool | None = Field(None, description="A last chunk with the tokens spent.")
-    include_obfuscation: bool | None = Field(None, description="Taken and not used.")
-
-
-class JsonSchema(BaseModel):
-    """The schema that an answer keeps to."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    description: str | None = Field(None, max_length=4096, description="Taken and not used.")
-    schema_: dict[str, Any] = Field(alias="schema", description=f"At most {MAX_SCHEMA_BYTES} bytes as JSON.")
-    strict: bool | None = Field(None, description="The answer keeps to the schema either way.")
-
-
-class AsText(BaseModel):
-    """Free text."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    type: Literal["text"]
-
-
-class AsJson(BaseModel):
-    """A JSON object of any kind."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    type: Literal["json_object"]
-
-
-class AsSchema(BaseModel):
-    """JSON that keeps to a schema."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    type: Literal["json_schema"]
-    json_schema: JsonSchema
-
-
-TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
-Bias = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
-Penalty = Annotated[float, Field(ge=-2.0, le=2.0, allow_inf_nan=False)]
 
 
 class _Body(BaseModel):
@@ -269,21 +166,8 @@ class ChatBody(_Body):
         if isinstance(self.response_format, AsJson):
             values["json_schema"] = '{"type":"object"}'
         if isinstance(self.response_format, AsSchema):
-            values["json_schema"] = _as_json(self.response_format.json_schema.schema_)
+            values["json_schema"] = as_json(self.response_format.json_schema.schema_)
         return values
-
-
-def _as_json(schema: dict[str, Any]) -> str:
-    field = "response_format.json_schema.schema"
-    try:
-        text = orjson.dumps(schema)
-    except orjson.JSONEncodeError:
-        raise InvalidField(
-            f"{field}: has numbers beyond 64 bits or too many levels; simplify it", field=field
-        ) from None
-    if len(text) > MAX_SCHEMA_BYTES:
-        raise InvalidField(f"{field}: at most {MAX_SCHEMA_BYTES} bytes as JSON; make it smaller", field=field)
-    return text.decode()
 
 
 def _prompts(value: Any) -> Any:
@@ -343,11 +227,11 @@ def _inputs(value: Any) -> Any:
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-        return [_joined(value)]
+        return [joined(value)]
     return value
 
 
-_INPUT = {"anyOf": [*_CONTENT["anyOf"], {"type": "array", "minItems": 1, "maxItems": 64, "items": {"type": "string"}}]}
+_INPUT = {"anyOf": [*CONTENT["anyOf"], {"type": "array", "minItems": 1, "maxItems": 64, "items": {"type": "string"}}]}
 
 
 class ModerationBody(BaseModel):

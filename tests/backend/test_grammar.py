@@ -114,6 +114,7 @@ def test_a_grammar_masks_its_own_row_only(grammars: Grammars) -> None:
         ('{"not": {}}', "not"),
         ('{"type": "string", "pattern": "(?=x)y"}', "look-around"),
         ('{"type": "secretword"}', "types"),
+        ('{"type": "string", "format": "secretword"}', "format"),
         ('{"$ref": "https://secretword.example/x"}', "$ref"),
         ('{"items":' * 200 + "{}" + "}" * 200, "nested too deep"),
     ],
