@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
-from gateway.access import Principal
+from gateway.access import GENERATE, Principal
 from gateway.errors import (
     DeadlineExceeded,
     InvalidRequest,
     ModelNotFound,
     PromptRejected,
+    QuotaExceeded,
     TritonUnavailable,
     UpstreamError,
 )
@@ -28,11 +29,15 @@ from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.template import render, without_special_tokens
 from gateway.traffic.admission import Admission
+from gateway.traffic.quotas import Lease, Quotas
 from gateway.triton import Delta, ModelInfo, TritonClient
 from gateway.triton.contract import LATER, Value
 
-SCOPE = "generate"
+Values = dict[str, Value]
 CONTENT_FILTER = "content_filter"
+QUOTA = "quota"
+BYTES_A_TOKEN, TOKENS_A_MESSAGE = 4, 4
+"""For an estimate of the prompt; the model's own count settles it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,14 @@ class Ask:
     deadline: float
     accepted: float = field(default_factory=time.monotonic)
     include_policy: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+    """What the answer, or the refusal, is to say of the tenant's quota; for whoever sends it."""
+
+    def tokens(self) -> tuple[int, int]:
+        """An estimate of the prompt's, and the most that prompt and answer may come to."""
+        written = sum(len(text.encode("utf-8", "surrogatepass")) for text in self.prompt.written())
+        prompt = written // BYTES_A_TOKEN + TOKENS_A_MESSAGE * len(self.prompt.messages)
+        return prompt, prompt + int(cast("int", self.parameters["max_tokens"]))
 
     def seconds_left(self) -> float:
         """Of the budget. Raises :class:`DeadlineExceeded` when there is none."""
@@ -76,46 +89,73 @@ class Generation:
         triton: TritonClient,
         policy: PolicyEngine,
         admission: Admission,
+        quotas: Quotas,
         telemetry: Telemetry,
         *,
         default_model: str,
         allow_special_tokens: bool,
     ) -> None:
         self._triton, self._policy, self._admission, self._telemetry = triton, policy, admission, telemetry
+        self._quotas = quotas
         self.default_model, self._allow_special_tokens = default_model, allow_special_tokens
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
         return await self.begin(await self.admit(principal, ask))
 
-    async def admit(self, principal: Principal, ask: Ask) -> Admitted:
-        """Everything before Triton; what is admitted can be begun more than once, for several answers. Raises
+    async def admit(self, principal: Principal, ask: Ask, answers: int = 1) -> Admitted:
+        """Everything before Triton, for so many answers to one prompt; each is then begun, or the rest released. Raises
         :class:`gateway.errors.GatewayError`."""
-        principal.require(SCOPE)
+        principal.require(GENERATE, ask.model)
         self._admission.require_time(ask.seconds_left())
-        info = await self._info(ask.model)
-        _require_inputs(info, ask.parameters)
-        context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
-        prompt, decision = await self._checked(ask.prompt, info, context)
-        return Admitted(ask, {**_rendered(prompt, info), **ask.parameters}, context, decision)
+        leases: list[Lease] = []
+        try:
+            for _ in range(answers):
+                leases.append(await self._lease(principal, ask))
+            info = await self._info(ask.model)
+            _require_inputs(info, ask.parameters)
+            context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
+            prompt, decision = await self._checked(ask.prompt, info, context)
+            return Admitted(ask, leases, {**_rendered(prompt, info), **ask.parameters}, context, decision)
+        except BaseException:
+            await _released(ask, leases)
+            raise
 
-    async def begin(self, admitted: Admitted, seed: int | None = None, *, another: bool = False) -> Answer:
-        """Ask Triton for one answer, with another seed if one is given. ``another`` answer to one request takes a place
-        of its own among those in flight. Raises :class:`gateway.errors.GatewayError`."""
-        ask, values = admitted.ask, admitted.values
-        if seed is not None:
-            values = {**values, "seed": seed}
-        deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
-        policy = self._policy.policy.version
-        guard = self._policy.output(replace(admitted.context, direction="output"))
-        verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
-        gate = LogprobGate(guard) if "logprobs" in values else None
-        if another:
-            self._admission.enter()
-        leave = self._admission.leave if another else None
-        answer = Answer(ask, self._telemetry, _guarded(deltas, guard, gate), policy, verdicts, leave=leave)
-        await answer.wait_for_first()
-        return answer
+    async def _lease(self, principal: Principal, ask: Ask) -> Lease:
+        """The tenant's leave to use tokens. Raises :class:`QuotaExceeded`."""
+        prompt, most = ask.tokens()
+        try:
+            lease = await self._quotas.admit(principal.tenant, principal.tenant_class, most, prompt)
+        except QuotaExceeded as error:
+            ask.headers.update(error.headers)
+            raise
+        ask.headers.update(lease.headers)
+        return lease
+
+    async def begin(self, admitted: Admitted, number: int = 0, changes: Values | None = None) -> Answer:
+        """Ask Triton for answer ``number``, with ``changes`` of its parameters. All but a request's first answer take a
+        place of their own among those in flight: ``changes`` is None for that one. Raises
+        :class:`gateway.errors.GatewayError`."""
+        ask, lease, values = admitted.ask, admitted.leases[number], admitted.values | (changes or {})
+        if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
+            values["stream"] = True
+        try:
+            leave = None
+            if changes is not None:
+                self._admission.enter()
+                leave = self._admission.leave
+            deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
+            policy = self._policy.policy.version
+            guard = self._policy.output(replace(admitted.context, direction="output"))
+            gate = LogprobGate(guard) if "logprobs" in values else None
+            verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
+            text = _guarded(deltas, guard, lease, gate)
+            answer = Answer(ask, lease, self._telemetry, text, policy_version=policy, verdicts=verdicts, leave=leave)
+            await answer.wait_for_first()
+            return answer
+        except BaseException:
+            await _released(ask, [lease])
+            raise
 
     async def _info(self, model: str) -> ModelInfo:
         """What the model says of itself. The gateway's own model is expected to be there: it is only away; another one
@@ -149,12 +189,17 @@ class Generation:
 
 @dataclass(frozen=True)
 class Admitted:
-    """A request that may be asked: its tensors, and what the policy said."""
+    """A request that may be asked: a lease for each of its answers, its tensors, and what the policy said."""
 
     ask: Ask
-    values: dict[str, Value]
+    leases: list[Lease]
+    values: Values
     context: Context
     decision: InputDecision
+
+    async def release(self) -> None:
+        """Give back what no answer was begun for; what runs, or has ended, is charged. Safe to call again."""
+        await _released(self.ask, self.leases)
 
 
 @dataclass(frozen=True)
@@ -168,6 +213,12 @@ class Verdicts:
     def report(self) -> dict[str, Any]:
         """The field ``policy`` of an answer."""
         return {"version": self.version, "input": self.input.report(), "output": self.output.report()}
+
+
+async def _released(ask: Ask, leases: Sequence[Lease]) -> None:
+    for lease in leases:
+        await lease.settle()
+        ask.headers.update(lease.headers)
 
 
 def _require_inputs(info: ModelInfo, parameters: dict[str, Value]) -> None:
@@ -190,19 +241,25 @@ def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
 
 
 async def _guarded(
-    deltas: AsyncIterator[Delta], guard: OutputGuard, gate: LogprobGate | None
+    deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Lease, gate: LogprobGate | None
 ) -> AsyncGenerator[Delta, None]:
-    """The answer as it may leave. A blocked one ends with ``content_filter``, and the model is stopped."""
+    """The answer as it may leave. A blocked one ends with ``content_filter``, one that has used up its quota with
+    ``quota``, and the model is stopped."""
     try:
         async for delta in deltas:
+            reason = delta.finish_reason
+            if not lease.take(delta.prompt_tokens + delta.completion_tokens) and not reason:
+                reason = QUOTA
             text = await guard.feed(delta.text)
-            if not guard.blocked and delta.finish_reason:
+            if not guard.blocked and reason:
                 text += await guard.finish()
             logprobs = gate.passed(delta, text) if gate is not None else ()
             if guard.blocked:
                 yield replace(delta, text=text, finish_reason=CONTENT_FILTER, logprobs=logprobs)
                 return
-            yield replace(delta, text=text, logprobs=logprobs)
+            yield replace(delta, text=text, finish_reason=reason, logprobs=logprobs)
+            if reason == QUOTA:
+                return
     finally:
         guard.close()
         if isinstance(deltas, AsyncGenerator):
@@ -215,13 +272,15 @@ class Answer:
     def __init__(
         self,
         ask: Ask,
+        lease: Lease,
         telemetry: Telemetry,
         deltas: AsyncIterator[Delta],
+        *,
         policy_version: str,
         verdicts: Verdicts | None = None,
-        *,
         leave: Callable[..., None] | None = None,
     ) -> None:
+        self._ask, self._lease = ask, lease
         self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
         self.policy_version, self._leave = policy_version, leave
         self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
@@ -265,9 +324,13 @@ class Answer:
 
     async def close(self) -> None:
         """Cancel what still runs and count what was spent. Safe to call again."""
-        if isinstance(self._deltas, AsyncGenerator):
-            with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
-                await self._deltas.aclose()
+        try:
+            if isinstance(self._deltas, AsyncGenerator):
+                with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
+                    await self._deltas.aclose()
+        finally:
+            await self._lease.settle()
+            self._ask.headers.update(self._lease.headers)
         if self.last is not None and self._called:
             self._telemetry.prompt_tokens.inc(self.last.prompt_tokens)
             self._telemetry.completion_tokens.inc(self.last.completion_tokens)

@@ -44,12 +44,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > self.most_header_bytes:
                 self._refuse(HeadersTooLarge(f"the headers are larger than {self.most_header_bytes} bytes; send fewer"))
+            elif self._timer is None:
+                self._timer = self.loop.call_later(self.header_seconds, self._late)
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """The first byte of a head. Between two requests uvicorn's own keep-alive timer counts."""
         self._in_head, self._head_bytes = True, 0
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.header_seconds, self._late)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:

@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any
 
 from gateway.access import Principal
-from gateway.generation import Answer, Ask, Generation
+from gateway.generation import Admitted, Answer, Ask, Generation
 from gateway.triton import Delta
+from gateway.triton.contract import Value
 
 SEED_STEP = 0x9E3779B97F4A7C15
 """2**64 over the golden ratio: seeds far from each other, none of them twice."""
@@ -17,14 +18,24 @@ SEED_STEP = 0x9E3779B97F4A7C15
 async def start_choices(generation: Generation, principal: Principal, asks: Sequence[Ask], n: int) -> list[Answer]:
     """``n`` answers to each of ``asks``, in order; each prompt is checked once. A choice's seed is that of the request,
     moved on by its number. Raises what the first one raises, and then none is running."""
-    admitted = await _all([generation.admit(principal, ask) for ask in asks])
+    admitted: list[Admitted] = await _all([generation.admit(principal, ask, n) for ask in asks])
     starts: list[Coroutine[Any, Any, Answer]] = []
     for each in admitted:
-        for _ in range(n):
-            number, seed = len(starts), each.values.get("seed")
-            moved = (seed + number * SEED_STEP) % 2**64 if isinstance(seed, int) and number else None
-            starts.append(generation.begin(each, moved, another=number > 0))
-    return await _all(starts)
+        for number in range(n):
+            starts.append(generation.begin(each, number, _changes(each, len(starts))))
+    try:
+        return await _all(starts)
+    except BaseException:
+        for each in admitted:
+            await each.release()
+        raise
+
+
+def _changes(admitted: Admitted, choice: int) -> dict[str, Value] | None:
+    seed = admitted.values.get("seed")
+    if choice == 0:
+        return None
+    return {"seed": (seed + choice * SEED_STEP) % 2**64} if isinstance(seed, int) else {}
 
 
 async def _all(works: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -39,6 +50,8 @@ async def _all(works: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
         for done in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(done, Answer):
                 await done.close()
+            elif isinstance(done, Admitted):
+                await done.release()
         raise
 
 

@@ -8,12 +8,12 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from gateway.access import MODELS_READ
 from gateway.edge.openai_problems import OpenAIErrorBody
 from gateway.edge.plain import json_response
 from gateway.errors import GatewayError, ModelNotFound, UpstreamError
 from gateway.triton import ModelInfo, TritonClient
 
-SCOPE = "models:read"
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": OpenAIErrorBody} for status in (401, 403, 404, 422, 429, 502, 503, 504)
 }
@@ -45,8 +45,11 @@ def model_routes(triton: TritonClient) -> APIRouter:
     @router.get("/v1/models", response_model=Models, responses=_ERRORS, openapi_extra=_BEARER)
     async def models(request: Request) -> Response:
         """The models that can be asked."""
-        request.scope["state"]["principal"].require(SCOPE)
+        principal = request.scope["state"]["principal"]
         names = await triton.models()
+        names = [name for name in names if principal.may(MODELS_READ, name)]
+        if not names:
+            principal.require(MODELS_READ)
         infos = await asyncio.gather(*(triton.info(name) for name in names), return_exceptions=True)
         # What does not describe itself as the builder's models do is a classifier, or somebody else's.
         found = [_shown(name, info) for name, info in zip(names, infos, strict=True) if isinstance(info, ModelInfo)]
@@ -58,7 +61,7 @@ def model_routes(triton: TritonClient) -> APIRouter:
     @router.get("/v1/models/{model}", response_model=Model, responses=_ERRORS, openapi_extra=_BEARER)
     async def model(request: Request, model: str) -> Response:
         """One of them."""
-        request.scope["state"]["principal"].require(SCOPE)
+        request.scope["state"]["principal"].require(MODELS_READ, model)
         try:
             return json_response(_shown(model, await triton.info(model)))
         except UpstreamError:  # it is there and does not generate text

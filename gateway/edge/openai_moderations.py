@@ -8,18 +8,18 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
+from gateway.access import GENERATE, MODERATE, Principal
 from gateway.edge.asking import Limits, unless_client_leaves
 from gateway.edge.openai import ERRORS
 from gateway.edge.openai_schemas import ModerationBody
 from gateway.edge.plain import Endpoint, json_response, read_body, takes
 from gateway.edge.schemas import PolicyFindings
-from gateway.errors import Forbidden
-from gateway.generation import SCOPE as GENERATE
+from gateway.errors import QuotaExceeded
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.verdict import Context
+from gateway.traffic.quotas import Quotas
 
 PATH = "/v1/moderations"
-SCOPE = "moderate"
 
 
 class Moderation(BaseModel):
@@ -41,7 +41,7 @@ class Moderations(BaseModel):
     results: list[Moderation]
 
 
-def moderation_endpoints(policy: PolicyEngine, limits: Limits) -> dict[str, Endpoint]:
+def moderation_endpoints(policy: PolicyEngine, quotas: Quotas, limits: Limits) -> dict[str, Endpoint]:
     """The route, behind :class:`gateway.edge.middleware.Authentication`."""
 
     async def moderations(request: Request) -> Response:
@@ -49,11 +49,10 @@ def moderation_endpoints(policy: PolicyEngine, limits: Limits) -> dict[str, Endp
         body = await read_body(request, ModerationBody, limits.timeout_seconds)
         state = request.scope["state"]
         principal = state["principal"]
-        try:
-            principal.require(SCOPE)
-        except Forbidden:
+        if not principal.may(MODERATE):
             principal.require(GENERATE)  # whoever may ask the model learns the same from its refusals
         context = Context(state["request_id"], principal.tenant, "input", deadline=limits.deadline(request))
+        await _counted(quotas, principal, state["headers"])
         version, known = policy.policy.version, policy.policy.categories
         checks = asyncio.gather(*(policy.check_input([text], context) for text in body.input))
         decisions = await unless_client_leaves(request, checks)
@@ -61,6 +60,17 @@ def moderation_endpoints(policy: PolicyEngine, limits: Limits) -> dict[str, Endp
         return json_response({"id": f"modr-{state['request_id']}", "model": version, "results": results})
 
     return {PATH: moderations}
+
+
+async def _counted(quotas: Quotas, principal: Principal, headers: dict[str, str]) -> None:
+    """One request of the tenant's, and no tokens. Raises :class:`gateway.errors.QuotaExceeded`."""
+    try:
+        lease = await quotas.admit(principal.tenant, principal.tenant_class, 0)
+    except QuotaExceeded as error:
+        headers.update(error.headers)
+        raise
+    await lease.settle(0)
+    headers.update(lease.headers)
 
 
 def describe_moderations(app: FastAPI, endpoints: dict[str, Endpoint]) -> None:
