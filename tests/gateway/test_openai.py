@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -281,6 +280,8 @@ def test_a_reason_of_our_own_is_a_limit() -> None:
     assert ending("") == {"finish_reason": None}
 
 
+QUOTAS = "{default: all, classes: {all: {tokens_per_minute: 12}}}"
+
 REFUSED: list[tuple[dict[str, Any], type[openai.APIStatusError], int, str, str | None]] = [
     ({"model": "other"}, openai.NotFoundError, 404, "model_not_found", "model"),
     ({"model": "moderator"}, openai.NotFoundError, 404, "model_not_found", "model"),
@@ -327,25 +328,17 @@ REFUSED: list[tuple[dict[str, Any], type[openai.APIStatusError], int, str, str |
 ]
 
 
-@pytest.mark.parametrize(("change", "kind", "status", "code", "param"), REFUSED)
-async def test_a_refusal_is_the_exception_that_the_client_knows(
-    served: Served,
-    client: AsyncOpenAI,
-    change: dict[str, Any],
-    kind: type[openai.APIStatusError],
-    status: int,
-    code: str,
-    param: str | None,
-) -> None:
+async def test_a_refusal_is_the_exception_that_the_client_knows(served: Served, client: AsyncOpenAI) -> None:
     """With status, code and parameter, and the request's id."""
-    served.triton.only = "generate" if change.get("model") == "other" else ""
-    with pytest.raises(kind) as refused:
-        await client.chat.completions.create(**{"model": "generate", "messages": said("hi"), **change})
-    error = refused.value
-    assert (error.status_code, error.code, error.param) == (status, code, param)
-    assert error.request_id
-    assert isinstance(error.body, dict)
-    assert error.body.keys() == {"message", "type", "param", "code"}
+    for change, kind, *told in REFUSED:
+        served.triton.only = "generate" if change.get("model") == "other" else ""
+        with pytest.raises(kind) as refused:
+            await client.chat.completions.create(**{"model": "generate", "messages": said("hi"), **change})
+        error = refused.value
+        assert [error.status_code, error.code, error.param] == told
+        assert error.request_id
+        assert isinstance(error.body, dict)
+        assert error.body.keys() == {"message", "type", "param", "code"}
 
 
 async def test_who_may_not_is_told_in_the_same_shape(served: Served, tmp_path: Path) -> None:
@@ -377,28 +370,70 @@ async def test_too_many_at_once_is_a_rate_limit(tmp_path: Path) -> None:
             assert len(answer.choices) == 3
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "content", "status", "code"),
-    [
-        ("GET", "/v1/nothing", None, 404, "not_found"),
-        ("GET", "/v1/chat/completions", None, 405, "method_not_allowed"),
-        ("POST", "/v1/completions", b"{nonsense", 400, "invalid_json"),
-        ("POST", "/v1/completions", b"[" * 100_000, 400, "invalid_json"),
-        ("POST", "/v1/completions", b"a" * 1_000_001, 413, "body_too_large"),
-        ("POST", "/v1/completions", b'{"model": "generate", "prompt": [1, 2]}', 422, "invalid_field"),
-        ("POST", "/v1/completions", b'{"model": "generate", "prompt": "a", "echo": true}', 422, "invalid_field"),
-    ],
-)
-async def test_every_error_has_the_one_shape(
-    served: Served, method: str, path: str, content: bytes | None, status: int, code: str
-) -> None:
+BODIES: list[tuple[str, str, bytes | None, int, str]] = [
+    ("GET", "/v1/nothing", None, 404, "not_found"),
+    ("GET", "/v1/chat/completions", None, 405, "method_not_allowed"),
+    ("POST", "/v1/completions", b"{nonsense", 400, "invalid_json"),
+    ("POST", "/v1/completions", b"[" * 100_000, 400, "invalid_json"),
+    ("POST", "/v1/completions", b"a" * 1_000_001, 413, "body_too_large"),
+    ("POST", "/v1/completions", b'{"model": "generate", "prompt": [1, 2]}', 422, "invalid_field"),
+    ("POST", "/v1/completions", b'{"model": "generate", "prompt": "a", "echo": true}', 422, "invalid_field"),
+    *(
+        ("POST", "/v1/moderations", body, 422, "invalid_field")
+        for body in (b"{}", b'{"input": []}', b'{"input": [1]}', b'{"input": [{"type": "image_url"}]}', b'{"x": 1}')
+    ),
+]
+
+
+async def test_every_error_has_the_one_shape(served: Served) -> None:
     """Also those of the server itself."""
     async with served.client() as client:
-        response = await client.request(method, path, content=content)
-    error = response.json()["error"]
-    assert (response.status_code, error["code"]) == (status, code)
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert response.headers["x-request-id"]
+        for method, path, content, status, code in BODIES:
+            response = await client.request(method, path, content=content)
+            error = response.json()["error"]
+            assert (response.status_code, error["code"]) == (status, code)
+            assert error.keys() == {"message", "type", "param", "code"}
+            assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_quota_that_is_used_up_is_a_limit(tmp_path: Path, stream: bool) -> None:
+    """OpenAI has no word for it: `length`, with ours beside it; then 429 as a rate limit. Every choice has to pay."""
+    file = tmp_path / "quotas.yaml"
+    file.write_text(QUOTAS, encoding="utf-8")
+    async with serve(tmp_path, quota_file=file) as served, client_of(served) as client:
+        asked: dict[str, Any] = {"model": "generate", "prompt": "say-on:abcdefghijklmnop", "max_tokens": 100}
+        if stream:
+            chunks = [chunk async for chunk in await client.completions.create(**asked, stream=True)]
+            text, last = "".join(chunk.choices[0].text for chunk in chunks), chunks[-1].choices[0]
+        else:
+            last = (await client.completions.create(**asked)).choices[0]
+            text = last.text
+        assert (text, last.finish_reason) == ("abcdefg", "length")
+        assert last.to_dict()["stop_reason"] == "quota"
+        for asking in (
+            client.completions.create(model="generate", prompt="hi", n=2),
+            client.chat.completions.create(model="generate", messages=said("hi")),
+        ):
+            with pytest.raises(openai.RateLimitError) as refused:
+                await asking
+            assert refused.value.code == "quota_exceeded"
+            assert "ratelimit" in refused.value.response.headers
+
+
+async def test_choices_that_fail_give_their_quota_back(tmp_path: Path) -> None:
+    """Two places at once: three choices are refused, and afterwards two are served."""
+    file = tmp_path / "quotas.yaml"
+    file.write_text(QUOTAS.replace("tokens_per_minute: 12", "concurrent_streams: 2"), encoding="utf-8")
+    async with serve(tmp_path, quota_file=file) as served, client_of(served) as client:
+        for _ in range(2):
+            with pytest.raises(openai.RateLimitError):
+                await client.completions.create(model="generate", prompt="hi", n=3)
+            with pytest.raises(openai.InternalServerError):
+                await client.completions.create(model="generate", prompt=["hang", "error:engine_failed: x"])
+            with pytest.raises(openai.BadRequestError):
+                await client.completions.create(model="generate", prompt=["fine", "bad word"])
+            assert len((await client.completions.create(model="generate", prompt="hi", n=2)).choices) == 2
 
 
 async def test_a_failure_within_a_stream_is_raised(client: AsyncOpenAI) -> None:
@@ -508,11 +543,3 @@ async def test_moderations_say_what_a_moderator_says(tmp_path: Path) -> None:
         )
         with pytest.raises(openai.PermissionDeniedError):
             await client.chat.completions.create(model="generate", messages=said("hi"))
-
-
-@pytest.mark.parametrize("body", [{}, {"input": []}, {"input": [1]}, {"input": [{"type": "image_url"}]}, {"x": 1}])
-async def test_a_moderation_of_nothing_is_refused(served: Served, body: dict[str, Any]) -> None:
-    """422 in OpenAI's shape."""
-    async with served.client() as client:
-        response: httpx.Response = await client.post("/v1/moderations", json=body)
-    assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_field")
