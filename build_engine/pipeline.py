@@ -107,6 +107,7 @@ def _parameters(recipe: Recipe, source: Source, room: Room, precision: str) -> d
         "architecture": source.config.architecture,
         "engine": recipe.target,
         "precision": precision,
+        "created": str(int(time.time())),
         "context_length": str(room.context_length),
         "vocab_size": str(source.config.vocab_size),
         "chat_template": tokenizer.chat_template,

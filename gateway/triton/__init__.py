@@ -2,6 +2,6 @@
 
 from gateway.triton.classifier import TritonClassifier
 from gateway.triton.client import TritonClient
-from gateway.triton.contract import Delta, ModelInfo
+from gateway.triton.contract import Delta, ModelInfo, TokenLogprob
 
-__all__ = ["Delta", "ModelInfo", "TritonClassifier", "TritonClient"]
+__all__ = ["Delta", "ModelInfo", "TokenLogprob", "TritonClassifier", "TritonClient"]
