@@ -15,6 +15,9 @@ from gateway.edge.asking import Limits
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
 from gateway.edge.plain import Endpoint, PlainRoutes, describe
 from gateway.edge.schemas import GenerateBody
+from gateway.edge_grpc.calls import Limits as GrpcLimits
+from gateway.edge_grpc.opening import opened
+from gateway.edge_grpc.parts import Parts
 from gateway.generation import Generation
 from gateway.policy.audit import AuditLog, AuditSettings
 from gateway.policy.compiled import Policy, compile_policy, load_policy
@@ -24,25 +27,28 @@ from gateway.policy.moderators import Services
 from gateway.policy.reload import watching
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
+from gateway.tls import Certificate, ca_certificates
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
 from gateway.triton import TritonClassifier, TritonClient
 
 
-def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
-    """The ASGI application; ``drain`` tells it that its end is near. Raises :class:`gateway.policy.errors.PolicyError`
-    for a policy that cannot be used."""
+def create_app(settings: Settings, drain: Drain | None = None, certificate: Certificate | None = None) -> ASGIApp:
+    """The ASGI application, and the gRPC door beside it, with ``certificate`` if there is one; ``drain`` tells that the
+    end is near. Raises :class:`gateway.policy.errors.PolicyError` for a policy that cannot be used, and
+    :class:`gateway.tls.TlsError`."""
     telemetry, drain = Telemetry(), drain or Drain()
+    triton_ca = _triton_ca(settings)
     admission = Admission(settings.max_concurrent_requests)
     plain: dict[str, Endpoint] = {}
-    classifier = TritonClassifier(settings.triton_url)
+    classifier = TritonClassifier(settings.triton_url, triton_ca)
     services = Services(classifier, telemetry)
     in_force = _policy(settings, services)
     telemetry.policy_in_force(in_force.version)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        triton = TritonClient(settings.triton_url)
+        triton = TritonClient(settings.triton_url, triton_ca)
         drain.on_cut(triton.cut)
         audit = _audit(settings)
         policy = PolicyEngine(in_force, telemetry, audit, unrecorded_blocks=settings.audit_required)
@@ -59,9 +65,13 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
         plain.update(http.generate_endpoints(generation, limits))
         http.describe_endpoints(app, plain)
         app.include_router(operations.routes(triton, settings.model, telemetry, drain))
-        async with watching(settings.policy_file, settings.policy_reload_seconds, policy, telemetry, services):
+        grpc_limits = _grpc_limits(settings)
+        parts = Parts(triton, generation, policy, verifier, admission, telemetry, drain, grpc_limits)
+        reloading = watching(settings.policy_file, settings.policy_reload_seconds, policy, telemetry, services)
+        async with reloading, _kept(certificate, telemetry):
             try:
-                yield
+                async with _grpc_door(settings, parts, certificate, triton_ca):
+                    yield
             finally:
                 await triton.close()
                 await classifier.close()
@@ -80,6 +90,60 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
     describe(app, [GenerateBody])
     limited = BodyLimit(PlainRoutes(app, plain), settings.max_body_bytes)
     return RequestContext(Authentication(limited, verifier), telemetry, admission, drain)
+
+
+@asynccontextmanager
+async def _grpc_door(
+    settings: Settings, parts: Parts, certificate: Certificate | None, triton_ca: bytes | None
+) -> AsyncIterator[None]:
+    """The door of ``TIDEGATE_GRPC_PORT``, if one is set."""
+    if not settings.grpc_port:
+        yield
+        return
+    host = settings.grpc_host or settings.host
+    async with opened(
+        f"[{host}]:{settings.grpc_port}" if ":" in host else f"{host}:{settings.grpc_port}",
+        parts,
+        triton_url=settings.triton_url,
+        triton_ca=triton_ca,
+        text_tensors=settings.grpc_text_tensors,
+        certificate=certificate,
+        shared=settings.workers > 1,
+    ):
+        yield
+
+
+def _grpc_limits(settings: Settings) -> GrpcLimits:
+    return GrpcLimits(
+        text_bytes=settings.max_body_bytes,
+        message_bytes=max(settings.grpc_max_message_bytes, settings.max_body_bytes),
+        max_tokens=settings.max_tokens,
+        timeout_seconds=settings.request_timeout_seconds,
+        max_timeout_seconds=settings.max_request_timeout_seconds,
+        requests_per_stream=settings.grpc_requests_per_stream,
+        streams=settings.grpc_max_streams,
+    )
+
+
+@asynccontextmanager
+async def _kept(certificate: Certificate | None, telemetry: Telemetry) -> AsyncIterator[None]:
+    """The doors' certificate renewed when its files change, and its end on ``/metrics``."""
+    if certificate is None:
+        yield
+        return
+
+    def show() -> None:
+        telemetry.certificate_expiry.set(certificate.pair.expires_at)
+
+    show()
+    certificate.on_change(show)
+    async with certificate.watched():
+        yield
+
+
+def _triton_ca(settings: Settings) -> bytes | None:
+    path = settings.triton_tls_ca_file
+    return None if path is None else ca_certificates("TIDEGATE_TRITON_TLS_CA_FILE", path)
 
 
 def _policy(settings: Settings, services: Services) -> Policy:

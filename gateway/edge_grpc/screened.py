@@ -1,0 +1,171 @@
+"""Text models of others: every text of the request is checked before Triton sees it, every text of the responses is
+guarded while it comes.
+
+Nothing is known of such a model but its tensors, so a text is an element of one: each (tensor, place in the batch) of a
+request is a stream of its own. What is held back and cleared only by the end leaves with the last response, or with
+one more before an empty last one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+
+from tritonclient.grpc import service_pb2 as pb
+
+from gateway.edge_grpc.messages import EMPTY_FINAL, FINAL, FINISH, parsed
+from gateway.edge_grpc.texts import MOST_TEXTS, RequestTexts, elements, packed
+from gateway.errors import PromptRejected, UpstreamError
+from gateway.generation import CONTENT_FILTER
+from gateway.policy.engine import PolicyEngine
+from gateway.policy.output import OutputGuard
+from gateway.policy.verdict import Context
+from gateway.triton import Description, Forwarder
+from gateway.triton.translate import from_text
+
+
+class Screen:
+    """The policy between a client and a text model of somebody else's."""
+
+    def __init__(self, forwarder: Forwarder, policy: PolicyEngine) -> None:
+        self._forwarder, self._policy = forwarder, policy
+
+    async def check(self, request: pb.ModelInferRequest, model: Description, context: Context) -> None:
+        """What may be asked, redacted where the policy says so. Raises :class:`PromptRejected`, or
+        :class:`gateway.errors.InvalidField` for bytes that cannot be read as text."""
+        request.DiscardUnknownFields()  # what is not read is not passed on
+        texts = RequestTexts(request, model)
+        decision = await self._policy.check_input(texts.texts, context)
+        if decision.action == "block":
+            raise PromptRejected(field="inputs")
+        if decision.texts != texts.texts:
+            texts.replace(decision.texts)
+
+    async def whole(
+        self, request: pb.ModelInferRequest, model: Description, context: Context, seconds_left: float
+    ) -> pb.ModelInferResponse:
+        """The one response of a model that does not stream. Raises :class:`gateway.errors.GatewayError`."""
+        raw = await self._forwarder.unary("ModelInfer", request.SerializeToString(), seconds_left)
+        response = parsed(pb.ModelInferResponse, raw, UpstreamError)
+        guards = _Guards(self._policy, replace(context, direction="output"), model)
+        try:
+            await guards.feed(response, last=True)
+            return response
+        finally:
+            guards.close()
+
+    async def stream(
+        self, request: pb.ModelInferRequest, model: Description, context: Context, seconds_left: float
+    ) -> AsyncGenerator[pb.ModelInferResponse, None]:
+        """The responses as they may leave. Closing it cancels the request in Triton. Raises
+        :class:`gateway.errors.GatewayError`."""
+        wants_empty = request.parameters[EMPTY_FINAL].bool_param if EMPTY_FINAL in request.parameters else False
+        request.parameters[EMPTY_FINAL].bool_param = True
+        guards = _Guards(self._policy, replace(context, direction="output"), model)
+        upstream = self._forwarder.stream(request.SerializeToString(), seconds_left)
+        try:
+            async for response in _said(upstream):
+                last = response.parameters[FINAL].bool_param
+                if response.outputs:
+                    await guards.feed(response, last=last)
+                    yield response
+                    if guards.blocked:
+                        return
+                elif (rest := await guards.rest()) is not None:
+                    yield rest
+                    if guards.blocked:
+                        return
+                if last:
+                    if wants_empty and not response.outputs:
+                        yield response
+                    return
+            raise UpstreamError("the model ended without a final response")
+        finally:
+            guards.close()
+            await upstream.aclose()
+
+
+async def _said(upstream: AsyncIterator[bytes]) -> AsyncIterator[pb.ModelInferResponse]:
+    async for raw in upstream:
+        message = parsed(pb.ModelStreamInferResponse, raw, UpstreamError)
+        if message.error_message:
+            raise from_text(message.error_message)
+        yield message.infer_response
+
+
+class _Guards:
+    """A guard for each text of one request's responses."""
+
+    def __init__(self, policy: PolicyEngine, context: Context, model: Description) -> None:
+        self._policy, self._context, self._model = policy, context, model
+        self._guards: dict[tuple[str, int], OutputGuard] = {}
+        self._latest: pb.ModelInferResponse | None = None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the answer has to end here."""
+        return any(guard.blocked for guard in self._guards.values())
+
+    def close(self) -> None:
+        """The answer is over. Safe to call again."""
+        for guard in self._guards.values():
+            guard.close()
+
+    async def feed(self, response: pb.ModelInferResponse, *, last: bool) -> None:
+        """Leave in ``response`` what may leave now."""
+        if len(response.raw_output_contents) != len(response.outputs):
+            raise UpstreamError
+        for name in [key for key, each in response.parameters.items() if each.string_param]:
+            del response.parameters[name]  # a text that nothing else would look at
+        for place, output in enumerate(response.outputs):
+            output.ClearField("parameters")
+            if self._model.is_text(output.name, output.datatype, self._model.text_outputs):
+                texts = _texts(response.raw_output_contents[place])
+                left = [await self._one(output.name, number, text, last=last) for number, text in enumerate(texts)]
+                response.raw_output_contents[place] = packed(text.encode() for text in left)
+        self._latest = response
+        if self.blocked:
+            _end(response)
+
+    async def rest(self) -> pb.ModelInferResponse | None:
+        """What was held back, when no further response carries it: the latest one again, with that as its texts."""
+        texts: dict[str, list[str]] = {}
+        for (name, _), guard in self._guards.items():  # places of a tensor stand in order
+            texts.setdefault(name, []).append("" if guard.blocked else await guard.finish())
+        if self._latest is None or not (self.blocked or any(map(any, texts.values()))):
+            return None
+        response = pb.ModelInferResponse()
+        response.CopyFrom(self._latest)
+        for place, output in enumerate(response.outputs):
+            if output.name in texts:
+                values = texts[output.name]
+                if math.prod(output.shape) != len(values):
+                    output.shape[:] = [len(values)]
+                response.raw_output_contents[place] = packed(text.encode() for text in values)
+        if self.blocked:
+            _end(response)
+        return response
+
+    async def _one(self, name: str, number: int, text: str, *, last: bool) -> str:
+        guard = self._guards.get((name, number))
+        if guard is None:
+            if len(self._guards) >= MOST_TEXTS:
+                raise UpstreamError
+            guard = self._guards[name, number] = self._policy.output(self._context)
+        if guard.blocked:
+            return ""
+        out = await guard.feed(text)
+        return out + await guard.finish() if last and not guard.blocked else out
+
+
+def _texts(raw: bytes) -> list[str]:
+    try:
+        return [each.decode() for each in elements(raw)]
+    except ValueError:  # UnicodeDecodeError is one; what cannot be read cannot be checked
+        raise UpstreamError from None
+
+
+def _end(response: pb.ModelInferResponse) -> None:
+    response.parameters[FINAL].bool_param = True
+    response.parameters[FINISH].string_param = CONTENT_FILTER
