@@ -8,8 +8,8 @@ from gateway.tls import Certificate, Pair
 
 
 def server_credentials(certificate: Certificate) -> grpc.ServerCredentials:
-    """The library asks before each handshake which certificate counts, so a renewed one needs no restart. It asks from a
-    thread of its own; reading one reference is all that happens there."""
+    """The library asks before each handshake which certificate counts, so a renewed one needs no restart. It asks from
+    a thread of its own; reading one reference is all that happens there."""
 
     def of(pair: Pair) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)], pair.client_ca)

@@ -31,7 +31,7 @@ class Conversation:
         self._tasks: set[asyncio.Task[None]] = set()
         self._holder = asyncio.current_task()
         self._failure: GatewayError | None = None
-        self._reading, self._leaving, self._count = True, False, 0
+        self._reading, self._leaving, self._over, self._count = True, False, False, 0
 
     async def hold(self, messages: AsyncIterator[bytes]) -> None:
         """Answer every request until the client says that there are no more. Raises :class:`GatewayError` when the
@@ -48,6 +48,7 @@ class Conversation:
                 raise self._failure from None
             raise
         finally:
+            self._over = True
             for task in self._tasks:
                 task.cancel()
             await self._passage.close()
@@ -57,12 +58,11 @@ class Conversation:
     def leave(self) -> None:
         """This gateway is about to stop: end as soon as nothing is being answered."""
         self._leaving = True
-        if not self._tasks:
-            self.end(ShuttingDown())
+        self._leave_if_idle()
 
     def end(self, error: GatewayError) -> None:
         """End with ``error``, whatever is being answered."""
-        if self._reading and self._failure is None and self._holder is not None:
+        if self._failure is None and not self._over and self._holder is not None:
             self._failure = error
             self._holder.cancel()
 
@@ -78,7 +78,10 @@ class Conversation:
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._places.release()
-        if self._leaving and not self._tasks:
+        self._leave_if_idle()
+
+    def _leave_if_idle(self) -> None:
+        if self._leaving and self._reading and not self._tasks:
             self.end(ShuttingDown())
 
     async def _answer(self, raw: bytes, request_id: str, placed: asyncio.Future[None]) -> None:
