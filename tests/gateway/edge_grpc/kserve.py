@@ -199,7 +199,7 @@ def texts_of(raw: bytes) -> list[str]:
     return found
 
 
-def infer(model: str, *values: str | float, id: str = "", **parameters: Any) -> Any:  # noqa: A002 - KServe's name
+def infer(model: str, *values: str | float, id: str = "", **parameters: Any) -> Any:
     """A request: texts, or numbers."""
     request = pb.ModelInferRequest(model_name=model, id=id)
     if values and isinstance(values[0], str):

@@ -49,7 +49,7 @@ async def masking(tmp_path: Path) -> Any:
 
 
 async def test_a_generation_model_streams_as_over_http(door: Kserved) -> None:
-    """A response a delta, the counts in each, the last one final with its reason; Triton is asked through the contract."""
+    """A response a delta, the counts in each, the last one final with its reason."""
     responses = [each.infer_response for each in await door.talk(infer("generate", "one two three", id="r-1"))]
     assert [texts_of(each.raw_output_contents[0])[0] for each in responses] == ["one ", "two ", "three"]
     assert [each.parameters[FINAL].bool_param for each in responses] == [False, False, True]
