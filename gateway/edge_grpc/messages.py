@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
-from gateway.errors import GatewayError, InvalidRequest
+from gateway.errors import GatewayError, InvalidRequest, UpstreamError
+from gateway.triton.translate import first_line, from_text
 
 Message = TypeVar("Message")
 EMPTY_FINAL = "triton_enable_empty_final_response"
@@ -53,6 +54,17 @@ def own_timeout(request: pb.ModelInferRequest) -> float | None:
     parameter = request.parameters["timeout"]
     micros = parameter.int64_param or parameter.uint64_param
     return micros / 1e6 if micros > 0 else None
+
+
+def refusal(message: pb.ModelStreamInferResponse, *, told: bool) -> GatewayError:
+    """The error for what Triton says in a stream. Before a model is asked Triton's words are about the request, and are
+    passed on; those of the model itself only if ``told``."""
+    known = from_text(message.error_message)
+    if type(known) is not UpstreamError:
+        return known
+    if FINAL not in message.infer_response.parameters:
+        return InvalidRequest(first_line(message.error_message))
+    return UpstreamError(first_line(message.error_message)) if told else known
 
 
 def failed(error: GatewayError, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from tritonclient.grpc import service_pb2 as pb
 
 from gateway.edge_grpc.intake import Incoming
-from gateway.edge_grpc.messages import FINAL, parsed
-from gateway.errors import DeadlineExceeded, GatewayError, InvalidRequest, UpstreamError
+from gateway.edge_grpc.messages import FINAL, parsed, refusal
+from gateway.errors import DeadlineExceeded, GatewayError, UpstreamError
 from gateway.triton import Forwarder, Upstream
-from gateway.triton.translate import first_line, from_text
 
 
 @dataclass
@@ -76,7 +75,7 @@ class Passage:
         last = response.parameters[FINAL].bool_param if told else bool(message.error_message)
         pending = self._of(response.id)
         if message.error_message:
-            error = _refusal(message.error_message, asked=told)
+            error = refusal(message, told=True)
             if pending is not None and last:
                 self._finish(pending, error)
                 return
@@ -108,11 +107,3 @@ class Passage:
             for pending in list(self._pending):
                 self._finish(pending, error)
         upstream.cancel()
-
-
-def _refusal(text: str, *, asked: bool) -> GatewayError:
-    """The error for Triton's words. Those about a model that was not even ``asked`` are about the request."""
-    known = from_text(text)
-    if type(known) is not UpstreamError:
-        return known
-    return UpstreamError(first_line(text)) if asked else InvalidRequest(first_line(text))

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from tritonclient.grpc import service_pb2 as pb
 
-from gateway.edge_grpc.messages import EMPTY_FINAL, FINAL, FINISH, parsed
+from gateway.edge_grpc.messages import EMPTY_FINAL, FINAL, FINISH, parsed, refusal
 from gateway.edge_grpc.texts import MOST_TEXTS, RequestTexts, elements, packed
 from gateway.errors import PromptRejected, UpstreamError
 from gateway.generation import CONTENT_FILTER
@@ -22,7 +22,6 @@ from gateway.policy.engine import PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
 from gateway.triton import Description, Forwarder
-from gateway.triton.translate import from_text
 
 
 class Screen:
@@ -41,19 +40,6 @@ class Screen:
             raise PromptRejected(field="inputs")
         if decision.texts != texts.texts:
             texts.replace(decision.texts)
-
-    async def whole(
-        self, request: pb.ModelInferRequest, model: Description, context: Context, seconds_left: float
-    ) -> pb.ModelInferResponse:
-        """The one response of a model that does not stream. Raises :class:`gateway.errors.GatewayError`."""
-        raw = await self._forwarder.unary("ModelInfer", request.SerializeToString(), seconds_left)
-        response = parsed(pb.ModelInferResponse, raw, UpstreamError)
-        guards = _Guards(self._policy, replace(context, direction="output"), model)
-        try:
-            await guards.feed(response, last=True)
-            return response
-        finally:
-            guards.close()
 
     async def stream(
         self, request: pb.ModelInferRequest, model: Description, context: Context, seconds_left: float
@@ -90,7 +76,7 @@ async def _said(upstream: AsyncIterator[bytes]) -> AsyncIterator[pb.ModelInferRe
     async for raw in upstream:
         message = parsed(pb.ModelStreamInferResponse, raw, UpstreamError)
         if message.error_message:
-            raise from_text(message.error_message)
+            raise refusal(message, told=False)
         yield message.infer_response
 
 

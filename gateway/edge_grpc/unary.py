@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from gateway.edge_grpc.calls import Call, Record
 from gateway.edge_grpc.intake import Incoming, Intake, Kind
 from gateway.edge_grpc.messages import parsed
-from gateway.errors import MethodNotAllowed
+from gateway.errors import MethodNotAllowed, UpstreamError
 
 
 async def infer(intake: Intake, call: Call, record: Record, messages: AsyncIterator[bytes]) -> bytes:
@@ -27,10 +27,20 @@ async def infer(intake: Intake, call: Call, record: Record, messages: AsyncItera
         raise MethodNotAllowed("this model streams its answers; ask it through ModelStreamInfer")
     if one.kind is Kind.TENSORS:
         return await intake.forwarder.unary("ModelInfer", one.wire(stream=False), one.seconds_left())
+    return await _screened(intake, one)
+
+
+async def _screened(intake: Intake, one: Incoming) -> bytes:
+    """Asked as a stream of one response, which tells Triton's own words from the model's when it fails."""
     context = one.context()
     await intake.screen.check(one.request, one.model, context)
-    response = await intake.screen.whole(one.request, one.model, context, one.seconds_left())
-    return bytes(response.SerializeToString())
+    responses = intake.screen.stream(one.request, one.model, context, one.seconds_left())
+    try:
+        async for response in responses:
+            return bytes(response.SerializeToString())
+        raise UpstreamError
+    finally:
+        await responses.aclose()
 
 
 async def _generated(intake: Intake, one: Incoming) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -57,8 +58,8 @@ class KServeTriton(FakeTriton):
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         """One response."""
         self.asked.append(request)
-        if request.inputs and request.inputs[0].datatype == "INT32":
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "inference input data-type is 'INT32'")
+        if (wrong := _wrong(request)) is not None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, wrong)
         if request.model_name == "numbers" and _numbers(request)[:1] < (0.0,):
             await self._hang()
         return _response(request, _raw(request), final=True)
@@ -84,21 +85,19 @@ class KServeTriton(FakeTriton):
             async for message in self._answer(tensors["text_input"][4:].decode(), context):
                 message.infer_response.id = request.id
                 yield message
+        elif (wrong := _wrong(request)) is not None:
+            yield pb.ModelStreamInferResponse(error_message=wrong, infer_response=pb.ModelInferResponse(id=request.id))
         elif request.model_name == "letters":
             texts = texts_of(_raw(request))
             for place in range(max(map(len, texts), default=0)):
                 pieces = [text[place : place + 1] for text in texts]
                 yield pb.ModelStreamInferResponse(infer_response=_response(request, bytes_of(*pieces), final=False))
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
             if "hang" in texts:
                 await self._hang()
             yield pb.ModelStreamInferResponse(infer_response=_response(request, None, final=True))
         elif _numbers(request)[:1] < (0.0,):
             await self._hang()
-        elif request.inputs[0].datatype != "FP32":
-            yield pb.ModelStreamInferResponse(
-                error_message="unexpected data-type", infer_response=pb.ModelInferResponse(id=request.id)
-            )
         else:
             yield pb.ModelStreamInferResponse(infer_response=_response(request, _raw(request), final=True))
 
@@ -153,6 +152,25 @@ ADMIN = {
 }
 for _method, _kind in ADMIN.items():
     setattr(KServeTriton, _method, _controlled(_method, _kind))
+
+
+def _wrong(request: Any) -> str | None:
+    """What Triton would refuse, in words like its own."""
+    name, kind = SHAPES[request.model_name][0].split(":")
+    wanted = "BYTES" if kind == "TYPE_STRING" else "FP32"
+    if [each.name for each in request.inputs] != [name]:
+        return "unexpected inference inputs"
+    if request.inputs[0].datatype != wanted:
+        return "unexpected data-type"
+    if request.raw_input_contents and request.inputs[0].HasField("contents"):
+        return "contents field must not be specified when using raw_input_contents"
+    if request.outputs and [each.name for each in request.outputs] != [SHAPES[request.model_name][1].split(":")[0]]:
+        return "unexpected inference outputs"
+    whole = texts_of(_raw(request)) if wanted == "BYTES" else struct.iter_unpack("<f", _raw(request))
+    shape = request.inputs[0].shape
+    if any(each < 0 for each in shape) or math.prod(shape) != len(list(whole)):
+        return "input byte size mismatch"
+    return None
 
 
 def _raw(request: Any) -> bytes:
