@@ -203,3 +203,7 @@ async def test_whoever_leaves_frees_their_place(two_doors: tuple[local.Stack, st
             while backend_metric(stack, "tidegate_backend_cancelled_total") == before:
                 assert time.monotonic() < ends, json.dumps({"unary": unary})
                 await asyncio.sleep(0.02)
+    ends = time.monotonic() + 5
+    while backend_metric(stack, "tidegate_backend_running_sequences"):
+        assert time.monotonic() < ends
+        await asyncio.sleep(0.02)
