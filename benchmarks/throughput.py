@@ -7,15 +7,15 @@ everything on: token, policy, metrics, log. The gateway has a core to itself; wr
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.cores import cpu_seconds, pin
-from benchmarks.instant.repository import instant_repository
+from benchmarks.cores import cpu_seconds
+from deploy.local.stack import Stack
 
 CONNECTIONS, SECONDS, ROUNDS = (16, 64), 4, 3
 BODY = {
@@ -36,10 +36,18 @@ end
 """
 
 
-def wrk(url: str, token: str, connections: int, seconds: int, script: Path) -> dict[str, float]:
+def wrk(
+    url: str,
+    token: str,
+    connections: int,
+    seconds: int,
+    script: Path,
+    path: str = "/generate",
+    body: Mapping[str, Any] = BODY,
+) -> dict[str, float]:
     """One run: requests a second and latencies in ms. Raises RuntimeError when a request failed."""
-    script.write_text(SCRIPT.format(token=token, body=json.dumps(BODY)), encoding="utf-8")
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), f"{url}/generate"]
+    script.write_text(SCRIPT.format(token=token, body=json.dumps(body)), encoding="utf-8")
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url + path]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
     requests, microseconds, failed, p50, p99 = map(int, line.split()[1:])
@@ -53,29 +61,22 @@ def wrk(url: str, token: str, connections: int, seconds: int, script: Path) -> d
     }
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(stack: Stack, folder: Path) -> dict[str, Any]:
     """By number of connections, the median of the rounds."""
     figures: dict[str, Any] = {}
-    with harness.running_stack(instant_repository(folder / "repository")) as stack:
-        gateway, triton = stack.gateway.pid(), stack.triton.pid()
-        assert gateway is not None
-        assert triton is not None
-        pin(gateway, 1)
-        pin(triton, 0)
-        token, script = stack.token(), folder / "ask.lua"
-        pin(os.getpid(), 0)
-        for connections in CONNECTIONS:
-            wrk(stack.url, token, connections, 1, script)
-            rows = []
-            for _ in range(ROUNDS):
-                before = cpu_seconds(gateway)
-                row = wrk(stack.url, token, connections, SECONDS, script)
-                row["cpu_us_per_request"] = (cpu_seconds(gateway) - before) / row["requests"] * 1e6
-                rows.append(row)
-            figures[f"connections_{connections}"] = {key: harness.median([row[key] for row in rows]) for key in rows[0]}
+    gateway, token, script = harness.pid_of(stack.gateway), stack.token(), folder / "ask.lua"
+    for connections in CONNECTIONS:
+        wrk(stack.url, token, connections, 1, script)
+        rows = []
+        for _ in range(ROUNDS):
+            before = cpu_seconds(gateway)
+            row = wrk(stack.url, token, connections, SECONDS, script)
+            row["cpu_us_per_request"] = (cpu_seconds(gateway) - before) / row["requests"] * 1e6
+            rows.append(row)
+        figures[f"connections_{connections}"] = {key: harness.median([row[key] for row in rows]) for key in rows[0]}
     return figures
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="tidegate-throughput-") as name:
-        harness.save("throughput", measure(Path(name)))
+    with tempfile.TemporaryDirectory(prefix="tidegate-wrk-") as name, harness.instant_stack() as running:
+        harness.save("throughput", measure(running, Path(name)))

@@ -6,7 +6,8 @@
     │   └── PromptTooLong             400  INVALID_ARGUMENT     prompt_too_long
     ├── Unauthenticated               401  UNAUTHENTICATED      invalid_token
     │   ├── MissingToken              401  UNAUTHENTICATED      missing_token
-    │   └── TokenExpired              401  UNAUTHENTICATED      token_expired
+    │   ├── TokenExpired              401  UNAUTHENTICATED      token_expired
+    │   └── TokenRevoked              401  UNAUTHENTICATED      token_revoked
     ├── Forbidden                     403  PERMISSION_DENIED    insufficient_scope
     │   └── PromptRejected            403  PERMISSION_DENIED    prompt_rejected
     ├── NotFound                      404  NOT_FOUND            not_found
@@ -15,12 +16,17 @@
     ├── BodyTooLarge                  413  RESOURCE_EXHAUSTED   body_too_large
     ├── InvalidField                  422  INVALID_ARGUMENT     invalid_field
     ├── TooManyRequests               429  RESOURCE_EXHAUSTED   too_many_requests
+    ├── QuotaExceeded                 429  RESOURCE_EXHAUSTED   quota_exceeded
+    ├── HeadersTooLarge               431  RESOURCE_EXHAUSTED   headers_too_large
     ├── ClientClosed                  499  CANCELLED            client_closed
     ├── InternalError                 500  INTERNAL             internal
     ├── UpstreamError                 502  INTERNAL             upstream_error
+    ├── IdentityUnavailable           503  UNAVAILABLE          identity_unavailable
     ├── TritonUnavailable             503  UNAVAILABLE          triton_unavailable
     │   ├── Overloaded                503  UNAVAILABLE          overloaded
-    │   └── ShuttingDown              503  UNAVAILABLE          shutting_down
+    │   ├── ShuttingDown              503  UNAVAILABLE          shutting_down
+    │   └── TooManyConnections        503  UNAVAILABLE          too_many_connections
+    ├── QuotaUnavailable              503  UNAVAILABLE          quota_unavailable
     ├── RequestTimeout                408  DEADLINE_EXCEEDED    request_timeout
     └── DeadlineExceeded              504  DEADLINE_EXCEEDED    deadline_exceeded
 
@@ -29,6 +35,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -92,6 +99,13 @@ class TokenExpired(Unauthenticated):
     default_message = "the bearer token has expired; get a new one"
 
 
+class TokenRevoked(Unauthenticated):
+    """A token, subject or tenant that was taken back."""
+
+    code = "token_revoked"
+    default_message = "the credential has been revoked; ask whoever gave it"
+
+
 class Forbidden(GatewayError):
     """The token is good, but not for this."""
 
@@ -146,6 +160,29 @@ class TooManyRequests(GatewayError):
     retry_after_seconds = 1
 
 
+class QuotaExceeded(GatewayError):
+    """The tenant has used what it may. ``headers`` are the RateLimit fields."""
+
+    http_status, grpc_status, code = 429, "RESOURCE_EXHAUSTED", "quota_exceeded"
+    default_message = "the tenant's quota is used up"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after_seconds: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.headers = dict(headers or {})
+
+
+class HeadersTooLarge(GatewayError):
+    """More bytes before the body than the limit."""
+
+    http_status, grpc_status, code = 431, "RESOURCE_EXHAUSTED", "headers_too_large"
+
+
 class ClientClosed(GatewayError):
     """The client left; nobody reads this answer, the log does."""
 
@@ -162,6 +199,14 @@ class UpstreamError(GatewayError):
 
     http_status, grpc_status, code = 502, "INTERNAL", "upstream_error"
     default_message = "the model failed on this request; it may be retried"
+
+
+class IdentityUnavailable(GatewayError):
+    """What tokens are checked with could not be read yet, so nobody knows whether this one is good."""
+
+    http_status, grpc_status, code = 503, "UNAVAILABLE", "identity_unavailable"
+    default_message = "tokens cannot be checked at the moment; retry later with the same token"
+    retry_after_seconds = 2
 
 
 class TritonUnavailable(GatewayError):
@@ -187,11 +232,27 @@ class ShuttingDown(TritonUnavailable):
     retry_after_seconds = 1
 
 
+class TooManyConnections(TritonUnavailable):
+    """The gateway's own bound on connections."""
+
+    code = "too_many_connections"
+    default_message = "too many connections at once; retry after a moment"
+    retry_after_seconds = 1
+
+
 class RequestTimeout(GatewayError):
     """The request itself did not arrive in time."""
 
     http_status, grpc_status, code = 408, "DEADLINE_EXCEEDED", "request_timeout"
     default_message = "the body did not arrive within the request's time; send it again"
+
+
+class QuotaUnavailable(GatewayError):
+    """Nobody can say what the tenant has used, and it was decided to refuse then."""
+
+    http_status, grpc_status, code = 503, "UNAVAILABLE", "quota_unavailable"
+    default_message = "quotas cannot be checked at the moment; retry after a moment"
+    retry_after_seconds = 1
 
 
 class DeadlineExceeded(GatewayError):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import time
 from types import FrameType
 
 import uvicorn
 
 from gateway.app import create_app
+from gateway.protocol import bounded
 from gateway.settings import Settings
 from gateway.telemetry import configure_logging
 from gateway.tls import Certificate
@@ -62,14 +64,16 @@ def serve(settings: Settings, listen_fd: int | None = None) -> int:
     configure_logging(settings.log_level)
     if settings.workers > 1 and listen_fd is None:
         ending = settings.shutdown_delay_seconds + settings.shutdown_grace_seconds + CUT_BEFORE_SECONDS
-        return Workers(listen(settings.host, settings.port), settings.workers, ending).run()
+        with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
+            shared = {} if settings.quota_directory is not None else {"TIDEGATE_QUOTA_DIRECTORY": folder}
+            return Workers(listen(settings.host, settings.port), settings.workers, ending, shared).run()
     drain, certificate = Drain(), _certificate(settings)
     config = uvicorn.Config(
         create_app(settings, drain, certificate),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=bounded(settings.max_header_bytes, settings.header_timeout_seconds, settings.max_connections),
         access_log=False,
         server_header=False,
         proxy_headers=False,

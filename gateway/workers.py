@@ -1,12 +1,13 @@
 """Several processes that answer on one port: a parent that listens, starts them, and replaces one that dies.
 
-The workers inherit the listening socket, so nothing is refused while one is being replaced. A worker that ends soon
-after its start would only do so again: then all end with its status, and whoever runs the gateway decides.
+The workers inherit the listening socket, so nothing is refused while one is being replaced. A worker whose settings do
+not hold says so with its status, and another one would too: then all end with it, and whoever runs the gateway decides.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -16,15 +17,19 @@ from types import FrameType
 
 LOGGER = logging.getLogger("tidegate")
 POLL_SECONDS = 0.1
-SOON_SECONDS = 5.0
+RESTART_SECONDS = 1.0
+"""Between two starts in the same place."""
+CANNOT_START = 2
+"""The status of a worker whose settings or policy do not hold."""
 BACKLOG = 2048
 
 
 class Workers:
-    """``count`` workers on ``listener``; ``grace_seconds`` is what they may take to end when told to."""
+    """``count`` workers on ``listener``; ``grace_seconds`` is what they may take to end when told to, ``environment``
+    what they are given beside the parent's."""
 
-    def __init__(self, listener: socket.socket, count: int, grace_seconds: float) -> None:
-        self._listener, self._grace = listener, grace_seconds
+    def __init__(self, listener: socket.socket, count: int, grace_seconds: float, environment: dict[str, str]) -> None:
+        self._listener, self._grace, self._environment = listener, grace_seconds, {**os.environ, **environment}
         self._running = [self._start() for _ in range(count)]
         self._told_at: float | None = None
 
@@ -35,26 +40,32 @@ class Workers:
         status = 0
         while self._running:
             time.sleep(POLL_SECONDS)
-            for place, (worker, since) in enumerate(list(self._running)):
-                code = worker.poll()
-                if code is not None and self._told_at is None:
-                    LOGGER.error("a worker ended", extra={"fields": {"worker": worker.pid, "status": code}})
-                    if time.monotonic() - since < SOON_SECONDS:
-                        status = code if code > 0 else 1
-                        self._stop()
-                    else:
-                        self._running[place] = self._start()
-            if self._told_at is not None:
+            if self._told_at is None:
+                status = self._replace()
+            else:
                 self._running = [each for each in self._running if each[0].poll() is None]
                 if time.monotonic() - self._told_at > self._grace:
                     for worker, _ in self._running:
                         worker.kill()
         return status
 
+    def _replace(self) -> int:
+        """Start again what has ended; the status of a worker that cannot start, or 0."""
+        for place, (worker, since) in enumerate(self._running):
+            code = worker.poll()
+            if code == CANNOT_START:
+                self._stop()
+                return code
+            if code is not None and time.monotonic() - since > RESTART_SECONDS:
+                LOGGER.error("a worker ended", extra={"fields": {"worker": worker.pid, "status": code}})
+                self._running[place] = self._start()
+        return 0
+
     def _start(self) -> tuple[subprocess.Popen[bytes], float]:
         number = self._listener.fileno()
         command = [sys.executable, "-m", "gateway", "serve", "--listen-fd", str(number)]
-        return subprocess.Popen(command, pass_fds=[number]), time.monotonic()  # noqa: S603 - our own command
+        worker = subprocess.Popen(command, pass_fds=[number], env=self._environment)  # noqa: S603 - our own command
+        return worker, time.monotonic()
 
     def _tell(self, sig: int, frame: FrameType | None) -> None:
         self._stop()

@@ -10,7 +10,7 @@ from build_engine.triton_config import config_pbtxt
 TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
 
 
-def instant_repository(folder: Path, *, service_ms: float = 0, places: int = 1) -> Path:
+def instant_repository(folder: Path, *, service_ms: float = 0, places: float = 1, pace_ms: float = 0) -> Path:
     """``folder`` with a model ``generate``; see :mod:`benchmarks.instant.model`."""
     version = folder / "generate" / "1"
     version.mkdir(parents=True)
@@ -22,7 +22,8 @@ def instant_repository(folder: Path, *, service_ms: float = 0, places: int = 1) 
         "special_tokens": '["<end>"]',
         "context_length": "4096",
         "service_ms": str(service_ms),
-        "places": str(places),
+        "pace_ms": str(pace_ms),
+        "places": str(int(places)),
     }
     (version.parent / "config.pbtxt").write_text(config_pbtxt("generate", parameters), encoding="utf-8")
     shutil.copy(Path(__file__).with_name("model.py"), version / "model.py")

@@ -15,7 +15,7 @@ from gateway.errors import ClientClosed, GatewayError
 from gateway.generation import Answer, Ask, Generation
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 403, 413, 422, 429, 502, 503, 504)
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 422, 429, 502, 503, 504)
 }
 
 
@@ -36,6 +36,7 @@ def generate_endpoints(generation: Generation, limits: Limits) -> dict[str, Endp
             limits.deadline(request, body.timeout_seconds),
             state["accepted"],
             body.include_policy,
+            state["headers"],
         )
         if streams:
             running = await unless_client_leaves(request, generation.start(state["principal"], ask))

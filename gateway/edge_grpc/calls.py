@@ -10,12 +10,12 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 import anyio
 import grpc
 
-from gateway.access import Principal, TokenVerifier
+from gateway.access import Authenticator, Principal
 from gateway.edge_grpc.messages import HARMLESS_ID
 from gateway.errors import (
     ClientClosed,
@@ -23,20 +23,12 @@ from gateway.errors import (
     GatewayError,
     InternalError,
     InvalidRequest,
+    QuotaExceeded,
     RequestTimeout,
     Unauthenticated,
 )
 from gateway.telemetry import LOGGER, Telemetry
 from gateway.traffic.admission import Admission
-
-GENERATE: Final = "generate"
-MODELS_READ: Final = "models:read"
-ADMIN: Final = "admin"
-
-
-def require(principal: Principal, scope: str, model: str | None = None) -> None:
-    """Raises :class:`gateway.errors.Forbidden` when the scope is not granted (for ``model``, where one is named)."""
-    principal.require(scope)
 
 
 @dataclass(frozen=True)
@@ -67,18 +59,23 @@ class Call:
         remaining = context.time_remaining()
         self.ends = math.inf if remaining is None else self.accepted + remaining
         given = self.one("x-request-id") or ""
+        self.trailing: dict[str, str] = {}
+        """What the end of the call is to say beyond its id."""
         self.request_id = given if HARMLESS_ID.fullmatch(given) else uuid.uuid4().hex
 
     def one(self, key: str) -> str | None:
         """The value of a metadata key; the first one if there are several."""
         return next((value for name, value in self.metadata if name == key and isinstance(value, str)), None)
 
-    async def principal(self, verifier: TokenVerifier) -> Principal:
-        """Who calls. Two credentials are none: who is meant would depend on who reads. Raises
-        :class:`Unauthenticated` and its kin."""
-        if sum(name == "authorization" for name, _ in self.metadata) > 1:
-            raise Unauthenticated("send one authorization in the metadata, not several")
-        return verifier.authenticate(self.one("authorization"))
+    async def principal(self, authenticator: Authenticator) -> Principal:
+        """Who calls. Raises :class:`Unauthenticated` and its kin."""
+        return await authenticator.authenticate(self._only("authorization"), self._only("x-api-key"))
+
+    def _only(self, key: str) -> str | None:
+        """Two credentials are none: who is meant would depend on who reads."""
+        if sum(name == key for name, _ in self.metadata) > 1:
+            raise Unauthenticated(f"send one {key} in the metadata, not several")
+        return self.one(key)
 
     async def message(self, requests: AsyncIterator[bytes], deadline: float) -> bytes:
         """The one message of a unary call. Raises :class:`RequestTimeout` when it is late, :class:`InvalidRequest` when
@@ -93,7 +90,9 @@ class Call:
 
     async def refuse(self, error: GatewayError) -> None:
         """End the call with the error's status; its code stands in the trailing metadata."""
-        trailing = [("tidegate-code", error.code), ("x-request-id", self.request_id)]
+        if isinstance(error, QuotaExceeded):
+            self.trailing.update(error.headers)
+        trailing = [("tidegate-code", error.code), *self._told()]
         if error.retry_after_seconds is not None:
             trailing.append(("retry-after", str(error.retry_after_seconds)))
         if error.field is not None and HARMLESS_ID.fullmatch(error.field):
@@ -102,7 +101,10 @@ class Call:
 
     def answer_id(self) -> None:
         """Tell the request's id behind a good answer."""
-        self.context.set_trailing_metadata((("x-request-id", self.request_id),))
+        self.context.set_trailing_metadata(self._told())
+
+    def _told(self) -> tuple[tuple[str, str], ...]:
+        return (("x-request-id", self.request_id), *((key.lower(), each) for key, each in self.trailing.items()))
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from gateway.edge_grpc.calls import ADMIN, MODELS_READ, Call, require
+from gateway.access import ADMIN, MODELS_READ
+from gateway.edge_grpc.calls import Call
 from gateway.edge_grpc.messages import parsed
 from gateway.edge_grpc.parts import Parts
 from gateway.errors import GatewayError, NotFound, TooManyRequests
@@ -62,7 +63,7 @@ class Control:
 
     async def pass_on(self, method: Method, call: Call, requests: AsyncIterator[bytes]) -> bytes:
         """Ask Triton, if the scope allows."""
-        principal = await call.principal(self._parts.verifier)
+        principal = await call.principal(self._parts.authenticator)
         if self._running >= MOST_AT_ONCE:
             raise TooManyRequests
         self._running += 1
@@ -70,10 +71,10 @@ class Control:
             longest = self._parts.limits.max_timeout_seconds if method.name in LOADING else READ_SECONDS
             deadline = min(call.ends, call.accepted + longest)
             if method.names is None:
-                require(principal, method.scope)
+                principal.require(method.scope)
             raw = await call.message(requests, deadline)
             if method.names is not None:
-                require(principal, method.scope, parsed(method.names, raw).name)
+                principal.require(method.scope, parsed(method.names, raw).name or None)
             seconds = max(deadline - call.accepted, 0.001)
             return await self._forwarder.unary(method.name, raw, seconds, told=method.scope == ADMIN)
         finally:

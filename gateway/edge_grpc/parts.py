@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.access import TokenVerifier
+from gateway.access import Authenticator
 from gateway.edge_grpc.calls import Limits
 from gateway.generation import Generation
 from gateway.policy.engine import PolicyEngine
 from gateway.telemetry import Telemetry
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
+from gateway.traffic.quotas import Quotas
 from gateway.triton import TritonClient
 
 
@@ -21,8 +22,9 @@ class Parts:
     triton: TritonClient
     generation: Generation
     policy: PolicyEngine
-    verifier: TokenVerifier
+    authenticator: Authenticator
     admission: Admission
+    quotas: Quotas
     telemetry: Telemetry
     drain: Drain
     limits: Limits

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tritonclient.grpc import service_pb2 as pb
 
-from gateway.edge_grpc.intake import Incoming
+from gateway.edge_grpc.incoming import Incoming
 from gateway.edge_grpc.messages import FINAL, parsed, refusal
 from gateway.errors import DeadlineExceeded, GatewayError, UpstreamError
 from gateway.triton import Forwarder, Upstream

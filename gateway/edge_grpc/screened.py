@@ -14,13 +14,15 @@ from dataclasses import replace
 
 from tritonclient.grpc import service_pb2 as pb
 
+from gateway.edge_grpc.incoming import Incoming
 from gateway.edge_grpc.messages import EMPTY_FINAL, FINAL, FINISH, parsed, refusal
-from gateway.edge_grpc.texts import MOST_TEXTS, RequestTexts, elements, packed
+from gateway.edge_grpc.texts import LENGTH_BYTES, MOST_TEXTS, RequestTexts, elements, packed
 from gateway.errors import PromptRejected, UpstreamError
-from gateway.generation import CONTENT_FILTER
+from gateway.generation import BYTES_A_TOKEN, CONTENT_FILTER, QUOTA
 from gateway.policy.engine import PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
+from gateway.traffic.quotas import Lease
 from gateway.triton import Description, Forwarder
 
 
@@ -30,33 +32,27 @@ class Screen:
     def __init__(self, forwarder: Forwarder, policy: PolicyEngine) -> None:
         self._forwarder, self._policy = forwarder, policy
 
-    async def check(self, request: pb.ModelInferRequest, model: Description, context: Context) -> None:
-        """What may be asked, redacted where the policy says so. Raises :class:`PromptRejected`, or
-        :class:`gateway.errors.InvalidField` for bytes that cannot be read as text."""
-        request.DiscardUnknownFields()  # what is not read is not passed on
-        texts = RequestTexts(request, model)
-        decision = await self._policy.check_input(texts.texts, context)
-        if decision.action == "block":
-            raise PromptRejected(field="inputs")
-        if decision.texts != texts.texts:
-            texts.replace(decision.texts)
-
-    async def stream(
-        self, request: pb.ModelInferRequest, model: Description, context: Context, seconds_left: float
-    ) -> AsyncGenerator[pb.ModelInferResponse, None]:
-        """The responses as they may leave. Closing it cancels the request in Triton. Raises
-        :class:`gateway.errors.GatewayError`."""
-        wants_empty = request.parameters[EMPTY_FINAL].bool_param if EMPTY_FINAL in request.parameters else False
+    async def ask(self, one: Incoming, lease: Lease) -> AsyncGenerator[pb.ModelInferResponse, None]:
+        """The responses as they may leave, with the text that the policy lets in as what is asked. Closing it cancels
+        the request in Triton. Raises :class:`gateway.errors.GatewayError`."""
+        await self._check(one)
+        wants_empty, request = one.wants_empty_final, one.request
+        request.parameters.pop("priority", None)  # the place in Triton's queue is not the client's to choose
         request.parameters[EMPTY_FINAL].bool_param = True
-        guards = _Guards(self._policy, replace(context, direction="output"), model)
-        upstream = self._forwarder.stream(request.SerializeToString(), seconds_left)
+        guards = _Guards(self._policy, replace(one.context(), direction="output"), one.model)
+        upstream = self._forwarder.stream(request.SerializeToString(), one.seconds_left())
         try:
             async for response in _said(upstream):
                 last = response.parameters[FINAL].bool_param
                 if response.outputs:
-                    await guards.feed(response, last=last)
+                    used_up = (
+                        not lease.take(one.prompt_tokens + guards.bytes_said(response) // BYTES_A_TOKEN) and not last
+                    )
+                    await guards.feed(response, last=last or used_up)
+                    if used_up and not guards.blocked:
+                        _end(response, QUOTA)
                     yield response
-                    if guards.blocked:
+                    if guards.blocked or used_up:
                         return
                 elif (rest := await guards.rest()) is not None:
                     yield rest
@@ -70,6 +66,17 @@ class Screen:
         finally:
             guards.close()
             await upstream.aclose()
+
+    async def _check(self, one: Incoming) -> None:
+        """Leaves in the request what may be asked. Raises :class:`PromptRejected`, or
+        :class:`gateway.errors.InvalidField` for bytes that cannot be read as text."""
+        one.request.DiscardUnknownFields()  # what is not read is not passed on
+        texts = RequestTexts(one.request, one.model)
+        decision = await self._policy.check_input(texts.texts, one.context())
+        if decision.action == "block":
+            raise PromptRejected(field="inputs")
+        if decision.texts != texts.texts:
+            texts.replace(decision.texts)
 
 
 async def _said(upstream: AsyncIterator[bytes]) -> AsyncIterator[pb.ModelInferResponse]:
@@ -87,6 +94,14 @@ class _Guards:
         self._policy, self._context, self._model = policy, context, model
         self._guards: dict[tuple[str, int], OutputGuard] = {}
         self._latest: pb.ModelInferResponse | None = None
+        self._bytes = 0
+
+    def bytes_said(self, response: pb.ModelInferResponse) -> int:
+        """Of text so far, this response's included."""
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=False):
+            if self._model.is_text(output.name, output.datatype, self._model.text_outputs):
+                self._bytes += max(len(raw) - LENGTH_BYTES * math.prod(output.shape), 0)
+        return self._bytes
 
     @property
     def blocked(self) -> bool:
@@ -112,7 +127,7 @@ class _Guards:
                 response.raw_output_contents[place] = packed(text.encode() for text in left)
         self._latest = response
         if self.blocked:
-            _end(response)
+            _end(response, CONTENT_FILTER)
 
     async def rest(self) -> pb.ModelInferResponse | None:
         """What was held back, when no further response carries it: the latest one again, with that as its texts."""
@@ -130,7 +145,7 @@ class _Guards:
                     output.shape[:] = [len(values)]
                 response.raw_output_contents[place] = packed(text.encode() for text in values)
         if self.blocked:
-            _end(response)
+            _end(response, CONTENT_FILTER)
         return response
 
     async def _one(self, name: str, number: int, text: str, *, last: bool) -> str:
@@ -152,6 +167,6 @@ def _texts(raw: bytes) -> list[str]:
         raise UpstreamError from None
 
 
-def _end(response: pb.ModelInferResponse) -> None:
+def _end(response: pb.ModelInferResponse, reason: str) -> None:
     response.parameters[FINAL].bool_param = True
-    response.parameters[FINISH].string_param = CONTENT_FILTER
+    response.parameters[FINISH].string_param = reason

@@ -6,12 +6,14 @@ A request's failure is a message of its own and ends nothing else. What fails th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from tritonclient.grpc import service_pb2 as pb
 
 from gateway.edge_grpc.calls import Call
-from gateway.edge_grpc.intake import Incoming, Intake, Kind
+from gateway.edge_grpc.incoming import Incoming, Kind
+from gateway.edge_grpc.intake import Intake
 from gateway.edge_grpc.messages import HARMLESS_ID, failed, parsed
 from gateway.edge_grpc.passage import Passage
 from gateway.errors import GatewayError, InternalError, ShuttingDown
@@ -103,9 +105,10 @@ class Conversation:
 
     async def _by_kind(self, one: Incoming, placed: asyncio.Future[None]) -> None:
         if one.kind is Kind.TENSORS:
-            done = await self._passage.ask(one)
-            _open(placed)
-            await done
+            async with self._intake.lease(one):
+                done = await self._passage.ask(one)
+                _open(placed)
+                await done
             return
         _open(placed)
         await (self._generated(one) if one.kind is Kind.GENERATES else self._screened(one))
@@ -122,14 +125,12 @@ class Conversation:
         one.ended(answer)
 
     async def _screened(self, one: Incoming) -> None:
-        context = one.context()
-        await self._intake.screen.check(one.request, one.model, context)
-        responses = self._intake.screen.stream(one.request, one.model, context, one.seconds_left())
-        try:
+        async with (
+            self._intake.lease(one) as lease,
+            contextlib.aclosing(self._intake.screen.ask(one, lease)) as responses,
+        ):
             async for response in responses:
                 await self._send(response)
-        finally:
-            await responses.aclose()
 
     async def _fail(self, request: pb.ModelInferRequest, error: GatewayError) -> None:
         if self._call.one(STATUS_KEY) == "true":

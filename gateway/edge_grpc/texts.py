@@ -17,6 +17,7 @@ from gateway.triton import Description
 
 MOST_TEXTS = 1024
 _LENGTH = struct.Struct("<I")
+LENGTH_BYTES = _LENGTH.size
 
 
 def elements(raw: bytes) -> list[bytes]:

@@ -6,12 +6,14 @@ collected, as ``POST /generate`` does.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 
 from tritonclient.grpc import service_pb2 as pb
 
 from gateway.edge_grpc.calls import Call, Record
-from gateway.edge_grpc.intake import Incoming, Intake, Kind
+from gateway.edge_grpc.incoming import Incoming, Kind
+from gateway.edge_grpc.intake import Intake
 from gateway.edge_grpc.messages import parsed
 from gateway.errors import MethodNotAllowed, UpstreamError
 
@@ -22,32 +24,32 @@ async def infer(intake: Intake, call: Call, record: Record, messages: AsyncItera
     raw = await intake.message(call, messages)
     one = await intake.admit(call, record, parsed(pb.ModelInferRequest, raw), raw)
     if one.kind is Kind.GENERATES:
-        return await _generated(intake, one)
+        return await _generated(intake, call, one)
     if one.model.decoupled:
         raise MethodNotAllowed("this model streams its answers; ask it through ModelStreamInfer")
     if one.kind is Kind.TENSORS:
-        return await intake.forwarder.unary("ModelInfer", one.wire(stream=False), one.seconds_left())
+        async with intake.lease(one):
+            return await intake.forwarder.unary("ModelInfer", one.wire(stream=False), one.seconds_left())
     return await _screened(intake, one)
 
 
 async def _screened(intake: Intake, one: Incoming) -> bytes:
     """Asked as a stream of one response, which tells Triton's own words from the model's when it fails."""
-    context = one.context()
-    await intake.screen.check(one.request, one.model, context)
-    responses = intake.screen.stream(one.request, one.model, context, one.seconds_left())
-    try:
+    async with intake.lease(one) as lease, contextlib.aclosing(intake.screen.ask(one, lease)) as responses:
         async for response in responses:
             return bytes(response.SerializeToString())
-        raise UpstreamError
-    finally:
-        await responses.aclose()
+    raise UpstreamError
 
 
-async def _generated(intake: Intake, one: Incoming) -> bytes:
+async def _generated(intake: Intake, call: Call, one: Incoming) -> bytes:
     answers = one.answers()
-    answer = await intake.generation.start(one.principal, one.ask(intake.limits, stream=False))
+    ask = one.ask(intake.limits, stream=False)
     try:
-        text = "".join([delta.text async for delta in answer])
+        answer = await intake.generation.start(one.principal, ask)
+        try:
+            text = "".join([delta.text async for delta in answer])
+        finally:
+            await answer.close()
     finally:
-        await answer.close()
+        call.trailing.update(ask.headers)
     return bytes(answers.response(one.ended(answer), text, final=True).SerializeToString())

@@ -60,7 +60,7 @@ class KServeTriton(FakeTriton):
         self.asked.append(request)
         if (wrong := _wrong(request)) is not None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, wrong)
-        if request.model_name == "numbers" and _numbers(request)[:1] < (0.0,):
+        if _hangs(request):
             await self._hang()
         return _response(request, _raw(request), final=True)
 
@@ -96,7 +96,7 @@ class KServeTriton(FakeTriton):
             if "hang" in texts:
                 await self._hang()
             yield pb.ModelStreamInferResponse(infer_response=_response(request, None, final=True))
-        elif _numbers(request)[:1] < (0.0,):
+        elif _hangs(request):
             await self._hang()
         else:
             yield pb.ModelStreamInferResponse(infer_response=_response(request, _raw(request), final=True))
@@ -166,7 +166,7 @@ def _wrong(request: Any) -> str | None:
         return "contents field must not be specified when using raw_input_contents"
     if request.outputs and [each.name for each in request.outputs] != [SHAPES[request.model_name][1].split(":")[0]]:
         return "unexpected inference outputs"
-    whole = texts_of(_raw(request)) if wanted == "BYTES" else struct.iter_unpack("<f", _raw(request))
+    whole = elements_of(_raw(request)) if wanted == "BYTES" else struct.iter_unpack("<f", _raw(request))
     shape = request.inputs[0].shape
     if any(each < 0 for each in shape) or math.prod(shape) != len(list(whole)):
         return "input byte size mismatch"
@@ -184,6 +184,11 @@ def _numbers(request: Any) -> tuple[float, ...]:
     if request.model_name != "numbers" or len(raw) % 4:
         return ()
     return struct.unpack(f"<{len(raw) // 4}f", raw)
+
+
+def _hangs(request: Any) -> bool:
+    numbers = _numbers(request)
+    return bool(numbers) and numbers[0] < 0
 
 
 def _response(request: Any, raw: bytes | None, *, final: bool) -> Any:
@@ -207,14 +212,19 @@ def bytes_of(*texts: str | bytes) -> bytes:
     return b"".join(struct.pack("<I", len(each)) + each for each in encoded)
 
 
-def texts_of(raw: bytes) -> list[str]:
-    """Its texts."""
+def elements_of(raw: bytes) -> list[bytes]:
+    """Its elements."""
     found, place = [], 0
     while place < len(raw):
         (length,) = struct.unpack_from("<I", raw, place)
-        found.append(raw[place + 4 : place + 4 + length].decode())
+        found.append(raw[place + 4 : place + 4 + length])
         place += 4 + length
     return found
+
+
+def texts_of(raw: bytes) -> list[str]:
+    """Its texts."""
+    return [each.decode() for each in elements_of(raw)]
 
 
 def infer(model: str, *values: str | float, id: str = "", **parameters: Any) -> Any:
