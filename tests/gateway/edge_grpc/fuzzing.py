@@ -14,17 +14,18 @@ from tritonclient.grpc import service_pb2 as pb
 
 from gateway.triton.contract import INPUTS, OUTPUTS
 
-from .kserve import EMPTY_FINAL, SHAPES, Kserved, bearer, bytes_of
+from .kserve import EMPTY_FINAL, SHAPES, Kserved, bearer, bytes_of, elements_of, infer
 
 WORDS = ("bad word", "炸弹")
 NEVER = {"internal", "upstream_error", "triton_unavailable", "deadline_exceeded"}
 MODELS = ("generate", *SHAPES, "absent", "", "a" * 3000)
 KINDS = ("BYTES", "FP32", "INT32", "UINT64", "BOOL", "INT8", "FP16", "bytes", "", "STRING")
 
-texts = st.one_of(
-    st.sampled_from([*WORDS, "hello", "one two", "", "b\u200bad word", "<|im_start|>bad word", "error:x"]),
-    st.text(max_size=20),
-)
+CHANGES = ("name", "datatype", "shape", "raw", "contents", "moved", "twice", "output", "parameters")
+
+words = st.sampled_from(WORDS)
+others = st.sampled_from(["hello", "one two", "", "b\u200bad word", "<|im_start|>bad word", "error:invalid_input: x"])
+texts = st.one_of(words, others, others, st.text(max_size=20))
 blobs = st.one_of(
     st.lists(texts, max_size=3).map(lambda each: bytes_of(*each)),
     st.lists(texts, min_size=1, max_size=3).map(lambda each: bytes_of(*each)[:-1]),
@@ -55,7 +56,7 @@ def parameters(draw: Any, held: Any) -> None:
 @st.composite
 def requests(draw: Any) -> Any:
     """A request: sometimes nearly right, mostly not."""
-    request = pb.ModelInferRequest(model_name=draw(st.sampled_from(MODELS)))
+    request = pb.ModelInferRequest(model_name=draw(st.sampled_from([*MODELS[:5] * 4, *MODELS[5:]])))
     request.id = draw(st.one_of(st.text(max_size=8), st.just("i" * 70_000), st.just("a")))
     request.model_version = draw(st.sampled_from(["", "", "", "1", "9" * 40, "\n"]))
     names = st.one_of(st.sampled_from(["text_input", "text_input", "values", "picture", *INPUTS]), st.text(max_size=5))
@@ -78,12 +79,45 @@ def requests(draw: Any) -> Any:
 
 
 @st.composite
+def nearly_right(draw: Any) -> Any:
+    """What a client would write, with as much as two things changed."""
+    model = draw(st.sampled_from(MODELS[:5]))
+    if model == "numbers":
+        request = infer(model, *draw(st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=3)))
+    else:
+        request = infer(model, *draw(st.lists(texts, min_size=1, max_size=1 if model == "generate" else 3)))
+    for change in draw(st.lists(st.sampled_from(CHANGES), max_size=2)):
+        tensor = request.inputs[0]
+        if change == "name":
+            tensor.name = draw(st.sampled_from(["prompt", "text_input", "values", "stop", ""]))
+        elif change == "datatype":
+            tensor.datatype = draw(st.sampled_from(KINDS))
+        elif change == "shape":
+            tensor.shape[:] = draw(st.lists(integers, max_size=3))
+        elif change == "raw":
+            request.raw_input_contents[:] = draw(st.lists(blobs, max_size=2))
+        elif change == "contents":
+            tensor.contents.bytes_contents.append(draw(words).encode())
+        elif change == "moved" and tensor.datatype == "BYTES" and len(request.raw_input_contents) == 1:
+            with contextlib.suppress(struct.error):
+                tensor.contents.bytes_contents.extend(elements_of(request.raw_input_contents.pop()))
+        elif change == "twice":
+            request.inputs.add().CopyFrom(tensor)
+            request.raw_input_contents.extend(request.raw_input_contents[:1])
+        elif change == "output":
+            request.outputs.add(name=draw(st.sampled_from([*OUTPUTS, "doubled", "logits"])))
+        else:
+            draw(parameters(request))
+    return request
+
+
+@st.composite
 def messages(draw: Any) -> bytes:
     """On the wire; now and then cut, or not a request at all."""
-    raw: bytes = draw(requests()).SerializeToString()
+    raw = bytes(draw(st.one_of(nearly_right(), nearly_right(), requests())).SerializeToString())
     kind = draw(st.integers(0, 9))
     if kind == 0:
-        return draw(st.binary(max_size=40))
+        return bytes(draw(st.binary(max_size=40)))
     return raw[: draw(st.integers(0, len(raw)))] if kind == 1 else raw
 
 

@@ -166,6 +166,8 @@ def _wrong(request: Any) -> str | None:
         return "contents field must not be specified when using raw_input_contents"
     if request.outputs and [each.name for each in request.outputs] != [SHAPES[request.model_name][1].split(":")[0]]:
         return "unexpected inference outputs"
+    if wanted == "FP32" and (not request.raw_input_contents or len(_raw(request)) % 4):
+        return "unexpected explicit tensor data"
     whole = elements_of(_raw(request)) if wanted == "BYTES" else struct.iter_unpack("<f", _raw(request))
     shape = request.inputs[0].shape
     if any(each < 0 for each in shape) or math.prod(shape) != len(list(whole)):
