@@ -13,9 +13,11 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from gateway.tracing import TracingError, open_tracer
-from tests.gateway.conftest import serve
+from tests.gateway.conftest import good_token, serve
+from tests.gateway.edge_grpc.kserve import infer, kserve
 
 from .collector import Collector, attributes, collecting
+from .scraping import scrape
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -168,3 +170,40 @@ def test_an_endpoint_that_is_no_url_is_refused() -> None:
     """By the setting's name."""
     with pytest.raises(TracingError, match="TIDEGATE_TRACING_ENDPOINT"):
         open_tracer("collector:4318", 0.1)
+
+
+async def test_the_grpc_door_traces_too(tmp_path: Path) -> None:
+    """The same stages, and the answer is counted by model and may be rated over HTTP."""
+    with collecting() as collector:
+        async with kserve(tmp_path, tracing_endpoint=collector.url) as both, both.stub() as stub:
+            metadata = (("authorization", f"Bearer {good_token()}"), ("traceparent", SAMPLED), ("x-request-id", "g-1"))
+            await stub.ModelInfer(infer("generate", "one two"), metadata=metadata)
+            async with both.served.client() as client:
+                rating = await client.post("/feedback", json={"request_id": "g-1", "score": 5})
+                assert rating.status_code == 200, rating.text
+            found = await scrape(both.served.url)
+    request = collector.named("grpc:ModelInfer")
+    assert request.parent_span_id.hex() == SPAN
+    assert {each.name for each in collector.spans if each.parent_span_id == request.span_id} == STAGES
+    assert attributes(request) == {"rpc.system": "grpc", "rpc.method": "ModelInfer"}
+    assert found("tokens_total", model="generate", token_type="output") == 2
+    assert found("answers_total", model="generate", model_version="7", finish_reason="stop") == 1
+
+
+async def test_each_choice_of_openais_surface_is_a_call_of_its_own(tmp_path: Path) -> None:
+    """Two choices: one check of the prompt, two calls to Triton, two answers counted, one score."""
+    body = {"model": "generate", "messages": [{"role": "user", "content": "hello"}], "n": 2}
+    with collecting() as collector:
+        async with serve(tmp_path, tracing_endpoint=collector.url) as served, served.client() as client:
+            headers = {"traceparent": SAMPLED, "X-Request-ID": "o-1"}
+            response = await client.post("/v1/chat/completions", json=body, headers=headers)
+            assert len(response.json()["choices"]) == 2
+            codes = [
+                (await client.post("/feedback", json={"request_id": "o-1", "score": 2})).status_code for _ in range(2)
+            ]
+            found = await scrape(served.url)
+    names = sorted(each.name for each in collector.spans)
+    assert names == sorted([*STAGES, "triton", "policy.output", "POST /v1/chat/completions"])
+    assert codes == [200, 409]
+    assert found("answers_total", model="generate", model_version="7", finish_reason="stop") == 2
+    assert found("feedback_total", model="generate", model_version="7", score="2") == 1
