@@ -16,27 +16,20 @@ from tritonclient.grpc import service_pb2_grpc
 
 from gateway.errors import TritonUnavailable, UpstreamError
 from gateway.triton import contract
+from gateway.triton.channel import open_channel
 from gateway.triton.contract import Delta, ModelInfo, Value
 from gateway.triton.translate import from_status, from_text
 
 PROBE_SECONDS = 1.0
 MODEL_INFO_SECONDS = 5.0
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-)
 
 
 class TritonClient:
-    """The model ``model`` behind Triton at ``url`` (host:port). Made inside a running event loop."""
+    """The model ``model`` behind Triton at ``url`` (:func:`open_channel`). Made inside a running event loop."""
 
     def __init__(self, url: str, model: str) -> None:
         self.model = model
-        self._channel = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._channel = open_channel(url)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._info: ModelInfo | None = None
         self._info_until = 0.0
