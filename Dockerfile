@@ -14,7 +14,7 @@ RUN python -m venv --without-pip /opt/tidegate \
 # ---- the gateway: no pip, no compiler, no torch; everything it writes is standard output
 FROM python AS gateway
 RUN pip uninstall --yes --quiet setuptools wheel pip \
-    && useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tidegate
+    && useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tidegate
 ENV PATH=/opt/tidegate/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -34,13 +34,14 @@ CMD ["serve"]
 # ---- Triton as NVIDIA ships it (its release of tritonclient's version), and what our backends import inside it
 FROM nvcr.io/nvidia/tritonserver:26.09-py3 AS triton
 ENV PIP_BREAK_SYSTEM_PACKAGES=1 \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp
 WORKDIR /opt/tidegate
 COPY pyproject.toml constraints.txt deploy/images/requirements.py deploy/images/tensorrt-bindings ./
 RUN python3 requirements.py backend onnx > requirements.txt \
     && python3 -m pip install --no-cache-dir --only-binary :all: -c constraints.txt -r requirements.txt
 RUN ./tensorrt-bindings
-RUN useradd --system --uid 10002 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin serving \
+RUN useradd --uid 10002 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin serving \
     && install --directory --owner=10002 --group=10002 /models /models/repository
 USER 10002:10002
 EXPOSE 8000 8001 8002
