@@ -30,8 +30,8 @@ class Request:
 
 @dataclass
 class Pod:
-    """One Triton. Steps in which nothing but decoding happens run as one event: ``steps_from`` begins them, ``cut`` ends
-    them where somebody arrives, ``end_steps`` is what they did.
+    """One Triton. Steps in which nothing but decoding happens run as one event: ``steps_from`` begins them, ``cut``
+    ends them where somebody arrives, ``end_steps`` is what they did.
     """
 
     times: ServiceTimes

@@ -1,5 +1,5 @@
-"""The HorizontalPodAutoscaler as Kubernetes documents it (autoscaling/v2): the ratio with its tolerance, pods that are not
-ready yet, the stabilization windows and the policies of ``behavior``. Settings come from the shipped manifest.
+"""The HorizontalPodAutoscaler as Kubernetes documents it (autoscaling/v2): the ratio with its tolerance, pods that are
+not ready yet, the stabilization windows and the policies of ``behavior``. Settings come from the shipped manifest.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Autoscaler:
     _changes: list[tuple[float, int]] = field(default_factory=list)
 
     def sync(self, now: float, values: list[float]) -> int:
-        """The pods wanted from now on. ``values`` are the metric's of the pods that are ready; the others count as nothing
-        when there is to be more, and as exactly on target when there is to be less.
+        """The pods wanted from now on. ``values`` are the metric's of the pods that are ready; the others count as
+        nothing when there is to be more, and as exactly on target when there is to be less.
         """
         wanted = self._ratio(values)
         self._recommended.append((now, wanted))
@@ -108,9 +108,9 @@ class Autoscaler:
     def _stabilized(self, now: float, wanted: int) -> int:
         """Up: the least that was wanted within the window; down: the most."""
         up, down = self.settings.up.stabilization_seconds, self.settings.down.stabilization_seconds
-        self._recommended = [each for each in self._recommended if each[0] > now - max(up, down, SYNC_SECONDS)]
-        least = min(count for at, count in self._recommended if at >= now - up)
-        most = max(count for at, count in self._recommended if at >= now - down)
+        self._recommended = [each for each in self._recommended if each[0] > now - max(up, down)]
+        least = min([wanted, *(count for at, count in self._recommended if at > now - up)])
+        most = max([wanted, *(count for at, count in self._recommended if at > now - down)])
         return min(max(self.replicas, least), most)
 
     def _limited(self, now: float, wanted: int) -> int:

@@ -21,14 +21,30 @@ from deploy.local.stack import Stack
 STREAMS = (1, 2, 4, 8, 16, 32)
 PROMPT_WORDS = (16, 48, 96, 160, 224)
 TOKENS, ROUNDS = 48, 3
-WORDS = "the road and the price of bread in the town by the river where he meets a farmer a smith and a baker".split()
+WORDS = (
+    "the",
+    "road",
+    "and",
+    "a",
+    "price",
+    "of",
+    "bread",
+    "in",
+    "that",
+    "town",
+    "by",
+    "river",
+    "where",
+    "farmers",
+    "meet",
+)
 
 
 @dataclass(frozen=True)
 class ServiceTimes:
     """Of one Triton. ``decode_seconds[i]`` is a step in which ``rows[i]`` sequences get a token each; a prompt's token
-    adds ``prefill_token_seconds`` to a step; a request alone takes ``first_token_seconds`` and its prompt's tokens to its
-    first. ``cpu_cores[i]`` is what the process uses meanwhile, ``start_seconds`` what it takes to be ready.
+    adds ``prefill_token_seconds`` to a step; a request alone takes ``first_token_seconds`` and its prompt's tokens to
+    its first. ``cpu_cores[i]`` is what the process uses meanwhile, ``start_seconds`` what it takes to be ready.
     """
 
     rows: list[int]
@@ -59,7 +75,8 @@ def prompt(words: int, number: int) -> str:
 async def stream(session: aiohttp.ClientSession, text: str, tokens: int) -> tuple[list[float], int]:
     """One streamed request. The times of its texts on the monotonic clock, and its prompt's tokens."""
     body = {"text_input": text, "max_tokens": tokens, "ignore_eos": True, "stream": True}
-    times, usage = [], {}
+    times: list[float] = []
+    usage: dict[str, int] = {}
     async with session.post("/generate", json=body) as response:
         response.raise_for_status()
         async for line in response.content:
@@ -106,7 +123,6 @@ def _cpu_seconds(pid: int) -> float:
     """Of the process and all beneath it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
     own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     threads = Path(f"/proc/{pid}/task").iterdir()
     children = [each for thread in threads for each in (thread / "children").read_text().split()]
     return own + sum(_cpu_seconds(int(child)) for child in children)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from benchmarks.service_times import ServiceTimes
 SCRAPE_SECONDS = 5.0
 METRICS_SERVER_SECONDS = 15.0  # how often it reads the kubelets, and over how long it averages
 REQUEST_SECONDS = 120.0  # the gateway's limit
+SIGMA, LONGEST_TOKENS = 0.6, 512  # of the lognormal lengths
 Metric = Literal["requests", "cpu"]
 
 
@@ -33,7 +35,8 @@ class Load:
 
     def requests(self, random: Random) -> list[Request]:
         """A Poisson process of that rate, by thinning."""
-        found, now = [], 0.0
+        found: list[Request] = []
+        now = 0.0
         while True:
             now += random.expovariate(self.most)
             if now >= self.seconds:
@@ -43,8 +46,8 @@ class Load:
 
 
 def _length(random: Random, mean: float) -> int:
-    sigma = 0.6
-    return max(1, min(1024, round(random.lognormvariate(0, sigma) * mean / 2.718281828 ** (sigma * sigma / 2))))
+    drawn = random.lognormvariate(math.log(mean) - SIGMA**2 / 2, SIGMA)
+    return max(1, min(LONGEST_TOKENS, round(drawn)))
 
 
 @dataclass
@@ -90,20 +93,21 @@ class Scaling:
 
 def run(
     times: ServiceTimes,
-    load: Load,
+    requests: list[Request],
     scaling: Scaling | None,
     *,
     pods: int,
     gateways: int = 3,
     start_seconds: float = 0.0,
-    seed: int = 1,
+    random: Random,
 ) -> Outcome:
-    """Simulate; without ``scaling`` the number of pods stays."""
-    random = Random(seed)
+    """Simulate until the last of ``requests`` (in order of arrival) is answered; without ``scaling`` the number of pods
+    stays.
+    """
     cluster = Cluster(times, gateways, start_seconds, random)
     cluster.resize(0.0, pods, at_once=True)
     scaler = Autoscaler(scaling.settings, pods) if scaling else None
-    outcome = Outcome(load.requests(random))
+    outcome = Outcome(requests)
     samples: dict[int, deque[tuple[float, float, float]]] = {}
     order = count()
     events: list[tuple[float, int, str, Request | Pod | None]] = []
@@ -115,11 +119,12 @@ def run(
         if until is not None:
             at(until, "stepped", pod)
 
-    for request in outcome.requests:
+    for request in requests:
         at(request.arrived, "arrived", request)
-    for tick in range(int(load.seconds / SCRAPE_SECONDS)):
+    seconds = requests[-1].arrived
+    for tick in range(int(seconds / SCRAPE_SECONDS)):
         at(tick * SCRAPE_SECONDS, "scrape")
-    for tick in range(int(load.seconds / SYNC_SECONDS)):
+    for tick in range(int(seconds / SYNC_SECONDS)):
         at(tick * SYNC_SECONDS + SCRAPE_SECONDS * 0.9, "sync")  # the latest scrape is almost a scrape old
     while events:
         now, _, kind, what = heapq.heappop(events)

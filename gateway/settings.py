@@ -26,7 +26,10 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=1, le=65535, description="port to listen on")
-    triton_url: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint; calls take turns over every address of the name")
+    triton_url: str = Field(
+        "127.0.0.1:8001",
+        description="host:port of Triton's gRPC endpoint; calls take turns over every address of the name",
+    )
     model: str = Field("generate", min_length=1, description="name of the model in Triton")
     jwt_algorithm: Algorithm = Field("HS256", description="the one algorithm that tokens may use")
     jwt_key: SecretStr | None = Field(None, description="HS256 secret of at least 32 bytes, or RS256 public key (PEM)")

@@ -1,8 +1,9 @@
-"""Runs the Dockerfile's own commands without Docker, and the images' promises with them: ``python -m deploy.images.prove``.
+"""Runs the Dockerfile's own commands without Docker, and holds the images to their promises:
+``python -m deploy.images.prove``.
 
-Each stage becomes a directory; its RUN commands run there with chroot. The stages made from NVIDIA's image, which cannot
-be had everywhere, run on the same clean Debian as the gateway: their packages are proven, NVIDIA's libraries are not, and
-:data:`NVIDIA_ONLY` names what is left out. As root; about five minutes and 4 GB in the temporary folder.
+Each stage becomes a directory; its RUN commands run there with chroot. The stages made from NVIDIA's image, which
+cannot be had everywhere, run on the same clean Debian as the gateway: their packages are proven, NVIDIA's libraries are
+not, and :data:`NVIDIA_ONLY` names what is left out. As root; about five minutes and 4 GB in the temporary folder.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ OPEN_ENGINE = """
 import sys; sys.path.insert(0, "/models/repository/generate/1")
 from pathlib import Path
 from tidegate_backend.engines import open_engine
-engine = open_engine(Path("/models/repository/generate/1"), threads=1, cache_tokens=512, step_tokens=64, max_sequences=2)
+version = Path("/models/repository/generate/1")
+engine = open_engine(version, threads=1, cache_tokens=512, step_tokens=64, max_sequences=2)
 print(engine.total_tokens())
 """
 
@@ -139,9 +141,7 @@ def model(demo: Stage, made: dict[str, Root]) -> dict[str, Any]:
     seconds = time.monotonic() - began
     root.run(["python3", "-m", "build_engine", "inspect", "/models/repository"])
     triton = made["triton"]
-    command = triton.command(
-        ["python3", "-c", OPEN_ENGINE], writable=False, mounts={root.path / "models": "/models"}
-    )
+    command = triton.command(["python3", "-c", OPEN_ENGINE], writable=False, mounts={root.path / "models": "/models"})
     tokens = int(subprocess.check_output(command))
     return {"build_seconds": round(seconds, 1), "engine_tokens": tokens}
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 OWN = re.compile(r"tidegate\[([a-z, -]+)\]")
 

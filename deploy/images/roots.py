@@ -49,7 +49,11 @@ class Root:
             steps += [f"mount --bind {source.resolve()} {root}{target}", f"mount -o remount,bind,ro {root}{target}"]
         if not writable:
             steps.append(f"mount -o remount,bind,ro {root}")
-        steps += [f"mount -t tmpfs tmpfs {root}/tmp", f"mount --bind /dev {root}/dev", f"mount -t proc proc {root}/proc"]
+        steps += [
+            f"mount -t tmpfs tmpfs {root}/tmp",
+            f"mount --bind /dev {root}/dev",
+            f"mount -t proc proc {root}/proc",
+        ]
         uid, gid = self.user.split(":")
         drop = ["setpriv", "--reuid", uid, "--regid", gid, "--clear-groups", "--no-new-privs"]
         if uid != "0":

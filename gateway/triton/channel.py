@@ -1,8 +1,8 @@
 """How a channel to Triton is opened: every call goes to the next ready server that the name stands for.
 
-A plain channel keeps to the first address that answers, and so one gateway to one Triton. With ``round_robin`` it connects
-to all addresses of the name (a headless service in Kubernetes). A name is resolved again when a connection ends, so
-servers end theirs now and then (``--grpc-max-connection-age``, calls in peace): that is how a new one is found.
+A plain channel keeps to the first address that answers, and so one gateway to one Triton. With ``round_robin`` it
+connects to all addresses of the name (a headless service in Kubernetes). A name is resolved again when a connection
+ends, so servers end theirs now and then (``--grpc-max-connection-age``, calls in peace): so a new one is found.
 """
 
 from __future__ import annotations

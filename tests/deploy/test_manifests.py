@@ -94,8 +94,8 @@ def test_probes_mean_something(overlay: list[Document]) -> None:
 
 
 def test_a_pod_has_time_to_leave(overlay: list[Document]) -> None:
-    """The kubelet waits longer than the pause, the grace for running requests and the end together take; and both graces
-    are as long as a request may take.
+    """The kubelet waits longer than the pause, the grace for running requests and the end together take; and both
+    graces are as long as a request may take.
     """
     templates = pods(overlay)
     settings = gateway_settings(overlay)
@@ -151,11 +151,12 @@ def test_no_secret_is_in_the_manifests(overlay: list[Document]) -> None:
 
 
 def test_selectors_and_ports_agree(overlay: list[Document]) -> None:
-    """Services, budgets, policies and spread constraints select the pods that they are about; ports that are named exist.
-    """
+    """Services, budgets and spread constraints select the pods that they are about; ports that are named exist."""
     templates = pods(overlay)
     labels = {name: template["metadata"]["labels"] for name, template in templates.items()}
-    ports = {name: {port["name"] for port in each["spec"]["containers"][0]["ports"]} for name, each in templates.items()}
+    ports = {
+        name: {port["name"] for port in each["spec"]["containers"][0]["ports"]} for name, each in templates.items()
+    }
     for name, template in templates.items():
         for constraint in template["spec"].get("topologySpreadConstraints", []):
             assert constraint["labelSelector"]["matchLabels"].items() <= labels[name].items()
@@ -272,7 +273,9 @@ def test_s3_takes_the_place_of_the_volume(tmp_path: Path) -> None:
     assert not of_kind(documents, "PersistentVolumeClaim")
     spec = pods(documents)["triton"]["spec"]
     assert not any("persistentVolumeClaim" in each for each in spec["volumes"])
-    assert {each["name"] for each in spec["containers"][0]["volumeMounts"]} == {each["name"] for each in spec["volumes"]}
+    assert {each["name"] for each in spec["containers"][0]["volumeMounts"]} == {
+        each["name"] for each in spec["volumes"]
+    }
     base = pods(render(K8S / "overlays" / "cpu"))["triton"]["spec"]["containers"][0]["args"]
     changed = set(base) ^ set(spec["containers"][0]["args"])
     assert {each.partition("=")[0] for each in changed} == {"--model-repository"}

@@ -130,7 +130,9 @@ async def test_a_server_that_is_down_is_passed_over() -> None:
     assert triton.asked == 10
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:{port}", "localhost:{port}", "dns:///127.0.0.1:{port}", "ipv4:127.0.0.1:{port}"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:{port}", "localhost:{port}", "dns:///127.0.0.1:{port}", "ipv4:127.0.0.1:{port}"]
+)
 async def test_a_url_is_host_and_port_or_a_target(url: str) -> None:
     """Whatever names the server reaches it."""
     port = free_port()
