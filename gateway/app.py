@@ -7,10 +7,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from pydantic import SecretStr, ValidationError
+from starlette.types import ASGIApp
 
-from gateway.access import TokenVerifier
-from gateway.edge import http, problems
+from gateway.access import AccessError, Authenticator
+from gateway.access.build import Setup, build
+from gateway.access.errors import first_problem
+from gateway.access.issuers import IssuerPart, KeyPart, read_issuers
+from gateway.edge import http, operations, problems
+from gateway.edge.asking import Limits
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
+from gateway.edge.plain import Endpoint, PlainRoutes, describe
+from gateway.edge.schemas import GenerateBody
 from gateway.generation import Generation
 from gateway.policy.audit import AuditLog, AuditSettings
 from gateway.policy.compiled import Policy, compile_policy, load_policy
@@ -20,54 +28,70 @@ from gateway.policy.moderators import Services
 from gateway.policy.reload import watching
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
+from gateway.traffic.admission import Admission
+from gateway.traffic.drain import Drain
+from gateway.traffic.quotas import Quotas, open_quotas
+from gateway.traffic.quotas import reload as quota_reload
 from gateway.triton import TritonClassifier, TritonClient
 
+LEASE_MARGIN_SECONDS = 60.0
+"""No request is running so long after its deadline."""
 
-def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application. Raises :class:`gateway.policy.errors.PolicyError` for a policy that cannot be used."""
-    telemetry = Telemetry()
+
+def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
+    """The ASGI application; ``drain`` tells it that its end is near. Raises :class:`gateway.policy.errors.PolicyError`
+    for a policy that cannot be used, :class:`gateway.access.AccessError` for keys and lists, and
+    :class:`gateway.traffic.quotas.QuotaError` for quotas that cannot."""
+    telemetry, drain = Telemetry(), drain or Drain()
+    admission = Admission(settings.max_concurrent_requests)
+    plain: dict[str, Endpoint] = {}
     classifier = TritonClassifier(settings.triton_url)
     services = Services(classifier, telemetry)
     in_force = _policy(settings, services)
     telemetry.policy_in_force(in_force.version)
+    quotas = _quotas(settings, telemetry)
+    authenticator = _authenticator(settings, telemetry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        triton = TritonClient(settings.triton_url, settings.model)
+        triton = TritonClient(settings.triton_url)
+        drain.on_cut(triton.cut)
         audit = _audit(settings)
         policy = PolicyEngine(in_force, telemetry, audit, unrecorded_blocks=settings.audit_required)
         telemetry.audit_lost.set_function(lambda: audit.lost if audit is not None else 0)
         generation = Generation(
             triton,
             policy,
+            admission,
+            quotas,
             telemetry,
-            timeout_seconds=settings.request_timeout_seconds,
+            default_model=settings.model,
             allow_special_tokens=settings.allow_special_tokens,
         )
-        app.include_router(http.generate_routes(generation, settings.max_tokens))
-        app.include_router(http.operation_routes(triton, telemetry))
-        async with watching(settings.policy_file, settings.policy_reload_seconds, policy, telemetry, services):
+        limits = Limits(settings.max_tokens, settings.request_timeout_seconds, settings.max_request_timeout_seconds)
+        plain.update(http.generate_endpoints(generation, limits))
+        http.describe_endpoints(app, plain)
+        app.include_router(operations.routes(triton, settings.model, telemetry, drain, authenticator))
+        seconds = settings.policy_reload_seconds
+        async with (
+            authenticator.running(),
+            watching(settings.policy_file, seconds, policy, telemetry, services),
+            quota_reload.watching(settings.quota_file, seconds, quotas, telemetry),
+        ):
             try:
                 yield
             finally:
                 await triton.close()
+                await quotas.close()
                 await classifier.close()
                 if audit is not None:
                     audit.close()
 
-    verifier = TokenVerifier(
-        key=settings.verification_key(),
-        algorithm=settings.jwt_algorithm,
-        audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
-        leeway_seconds=settings.jwt_leeway_seconds,
-    )
     app = FastAPI(title="tidegate", lifespan=lifespan, redirect_slashes=False)
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Authentication, verifier=verifier)
-    app.add_middleware(RequestContext, telemetry=telemetry, max_concurrent_requests=settings.max_concurrent_requests)
-    return app
+    describe(app, [GenerateBody])
+    limited = BodyLimit(PlainRoutes(app, plain), settings.max_body_bytes)
+    return RequestContext(Authentication(limited, authenticator), telemetry, admission, drain)
 
 
 def _policy(settings: Settings, services: Services) -> Policy:
@@ -76,7 +100,63 @@ def _policy(settings: Settings, services: Services) -> Policy:
     return load_policy(settings.policy_file, services)
 
 
+def _quotas(settings: Settings, telemetry: Telemetry) -> Quotas:
+    return open_quotas(
+        settings.quota_file,
+        telemetry,
+        lifetime_seconds=settings.max_request_timeout_seconds + LEASE_MARGIN_SECONDS,
+        redis_url=settings.redis_address(),
+        on_redis_failure=settings.quota_on_redis_failure,
+        directory=settings.quota_directory,
+        workers=settings.workers,
+    )
+
+
 def _audit(settings: Settings) -> AuditLog | None:
     if settings.audit_file is None:
         return None
     return AuditLog(AuditSettings(settings.audit_file, settings.audit_max_bytes, settings.audit_max_files))
+
+
+def _authenticator(settings: Settings, telemetry: Telemetry) -> Authenticator:
+    issuers, folder, where = _issuers(settings)
+    setup = Setup(
+        issuers=issuers,
+        folder=folder,
+        where=where,
+        api_keys_file=settings.api_keys_file,
+        revocation_file=settings.revocation_file,
+        redis_url=settings.redis_address(),
+        look_seconds=settings.revocation_seconds,
+        development=settings.environment == "development",
+    )
+    return build(setup, telemetry)
+
+
+def _issuers(settings: Settings) -> tuple[list[IssuerPart], Path, str]:
+    """Who may sign, the folder of their files, and the setting that says so."""
+    if settings.issuers_file is not None:
+        return read_issuers(settings.issuers_file).issuers, settings.issuers_file.parent, "TIDEGATE_ISSUERS_FILE"
+    url = settings.jwt_jwks_url
+    if url is None and not settings.has_key():
+        return [], Path(), ""
+    key = (
+        KeyPart(algorithm=settings.jwt_algorithm, value=SecretStr(settings.verification_key())) if url is None else None
+    )
+    where = "TIDEGATE_JWT_KEY" if url is None else "TIDEGATE_JWT_JWKS_URL"
+    try:
+        part = IssuerPart(
+            name="default",
+            issuer=settings.jwt_issuer,
+            audience=[settings.jwt_audience],
+            keys=[] if key is None else [key],
+            jwks_url=url,
+            algorithms=[] if url is None else [settings.jwt_algorithm],
+            leeway_seconds=settings.jwt_leeway_seconds,
+            tenant_claim=settings.jwt_tenant_claim,
+            tenant_required=settings.jwt_tenant_required,
+            class_claim=settings.jwt_class_claim,
+        )
+    except ValidationError as error:
+        raise AccessError(f"{where}: {first_problem(error, 'the issuer')}") from None
+    return [part], Path(), where

@@ -10,20 +10,24 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
-from gateway.access import Principal
-from gateway.errors import PromptRejected
+from gateway.access import GENERATE, Principal
+from gateway.errors import DeadlineExceeded, ModelNotFound, PromptRejected, QuotaExceeded, TritonUnavailable
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.template import render, without_special_tokens
+from gateway.traffic.admission import Admission
+from gateway.traffic.quotas import Lease, Quotas
 from gateway.triton import Delta, ModelInfo, TritonClient
 from gateway.triton.contract import Value
 
-SCOPE = "generate"
 CONTENT_FILTER = "content_filter"
+QUOTA = "quota"
+BYTES_A_TOKEN, TOKENS_A_MESSAGE = 4, 4
+"""For an estimate of the prompt; the model's own count settles it."""
 
 
 @dataclass(frozen=True)
@@ -40,44 +44,97 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Ask:
-    """One accepted request. ``parameters`` go to the model by tensor name; ``accepted`` is in monotonic seconds."""
+    """One accepted request. ``model`` is a name in Triton; ``parameters`` go to it by tensor name. ``accepted`` and
+    ``deadline`` are in monotonic seconds: whatever the request waits for is paid out of that one budget."""
 
     request_id: str
+    model: str
     prompt: Prompt
     parameters: dict[str, Value]
+    deadline: float
     accepted: float = field(default_factory=time.monotonic)
     include_policy: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+    """What the answer, or the refusal, is to say of the tenant's quota; for whoever sends it."""
+
+    def tokens(self) -> tuple[int, int]:
+        """An estimate of the prompt's, and the most that prompt and answer may come to."""
+        written = sum(len(text.encode("utf-8", "surrogatepass")) for text in self.prompt.written())
+        prompt = written // BYTES_A_TOKEN + TOKENS_A_MESSAGE * len(self.prompt.messages)
+        return prompt, prompt + int(cast("int", self.parameters["max_tokens"]))
+
+    def seconds_left(self) -> float:
+        """Of the budget. Raises :class:`DeadlineExceeded` when there is none."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded
+        return left
 
 
 class Generation:
-    """The line from a principal and a prompt to Triton and back."""
+    """The line from a principal and a prompt to Triton and back, the same for every surface."""
 
     def __init__(
         self,
         triton: TritonClient,
         policy: PolicyEngine,
+        admission: Admission,
+        quotas: Quotas,
         telemetry: Telemetry,
         *,
-        timeout_seconds: float,
+        default_model: str,
         allow_special_tokens: bool,
     ) -> None:
-        self._triton, self._policy, self._telemetry = triton, policy, telemetry
-        self._timeout, self._allow_special_tokens = timeout_seconds, allow_special_tokens
+        self._triton, self._policy, self._admission, self._telemetry = triton, policy, admission, telemetry
+        self._quotas = quotas
+        self.default_model, self._allow_special_tokens = default_model, allow_special_tokens
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
-        principal.require(SCOPE)
-        info = await self._triton.info()
-        context = Context(ask.request_id, principal.tenant, "input")
+        principal.require(GENERATE, ask.model)
+        self._admission.require_time(ask.seconds_left())
+        lease = await self._lease(principal, ask)
+        try:
+            return await self._ask(principal, ask, lease)
+        except BaseException:
+            await lease.settle()
+            ask.headers.update(lease.headers)
+            raise
+
+    async def _lease(self, principal: Principal, ask: Ask) -> Lease:
+        """The tenant's leave to use tokens. Raises :class:`QuotaExceeded`."""
+        prompt, most = ask.tokens()
+        try:
+            lease = await self._quotas.admit(principal.tenant, principal.tenant_class, most, prompt)
+        except QuotaExceeded as error:
+            ask.headers.update(error.headers)
+            raise
+        ask.headers.update(lease.headers)
+        return lease
+
+    async def _ask(self, principal: Principal, ask: Ask, lease: Lease) -> Answer:
+        """Check the prompt and ask Triton."""
+        info = await self._info(ask.model)
+        context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
         prompt, decision = await self._checked(ask.prompt, info, context)
         values = {**_rendered(prompt, info), **ask.parameters}
-        left = self._timeout - (time.monotonic() - ask.accepted)
-        deltas = self._triton.generate(ask.request_id, values, left)
+        if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
+            values["stream"] = True
+        deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
         guard = self._policy.output(replace(context, direction="output"))
         verdicts = Verdicts(self._policy.policy.version, decision, guard) if ask.include_policy else None
-        answer = Answer(self._triton.model, ask, self._telemetry, _guarded(deltas, guard), verdicts)
+        answer = Answer(ask, lease, self._telemetry, _guarded(deltas, guard, lease), verdicts)
         await answer.wait_for_first()
         return answer
+
+    async def _info(self, model: str) -> ModelInfo:
+        """What the model says of itself. The gateway's own model is expected to be there: it is only away."""
+        try:
+            return await self._triton.info(model)
+        except ModelNotFound:
+            if model == self.default_model:
+                raise TritonUnavailable from None
+            raise
 
     async def _checked(self, prompt: Prompt, info: ModelInfo, context: Context) -> tuple[Prompt, InputDecision]:
         """The prompt as it may be asked. Special tokens are taken out before the check, so that they cannot hide a word
@@ -114,17 +171,23 @@ def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
     return {"text_input": text, "add_special_tokens": False}
 
 
-async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard) -> AsyncGenerator[Delta, None]:
-    """The answer as it may leave. A blocked one ends with ``content_filter``, and the model is stopped."""
+async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Lease) -> AsyncGenerator[Delta, None]:
+    """The answer as it may leave. A blocked one ends with ``content_filter``, one that has used up its quota with
+    ``quota``, and the model is stopped."""
     try:
         async for delta in deltas:
+            reason = delta.finish_reason
+            if not lease.take(delta.prompt_tokens + delta.completion_tokens) and not reason:
+                reason = QUOTA
             text = await guard.feed(delta.text)
-            if not guard.blocked and delta.finish_reason:
+            if not guard.blocked and reason:
                 text += await guard.finish()
             if guard.blocked:
                 yield replace(delta, text=text, finish_reason=CONTENT_FILTER)
                 return
-            yield replace(delta, text=text)
+            yield replace(delta, text=text, finish_reason=reason)
+            if reason == QUOTA:
+                return
     finally:
         guard.close()
         if isinstance(deltas, AsyncGenerator):
@@ -136,13 +199,14 @@ class Answer:
 
     def __init__(
         self,
-        model: str,
         ask: Ask,
+        lease: Lease,
         telemetry: Telemetry,
         deltas: AsyncIterator[Delta],
         verdicts: Verdicts | None = None,
     ) -> None:
-        self.model, self.request_id, self.verdicts = model, ask.request_id, verdicts
+        self._ask, self._lease = ask, lease
+        self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
         self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
         self._called = time.monotonic()
         self._first: Delta | None = None
@@ -184,9 +248,13 @@ class Answer:
 
     async def close(self) -> None:
         """Cancel what still runs and count what was spent. Safe to call again."""
-        if isinstance(self._deltas, AsyncGenerator):
-            with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
-                await self._deltas.aclose()
+        try:
+            if isinstance(self._deltas, AsyncGenerator):
+                with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
+                    await self._deltas.aclose()
+        finally:
+            await self._lease.settle()
+            self._ask.headers.update(self._lease.headers)
         if self.last is not None and self._called:
             self._telemetry.prompt_tokens.inc(self.last.prompt_tokens)
             self._telemetry.completion_tokens.inc(self.last.completion_tokens)

@@ -1,0 +1,40 @@
+"""Health and metrics: for the platform, without a token."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from gateway.access import Authenticator
+from gateway.telemetry import Telemetry
+from gateway.traffic.drain import Drain
+from gateway.triton import TritonClient
+
+
+def routes(
+    triton: TritonClient, model: str, telemetry: Telemetry, drain: Drain, authenticator: Authenticator
+) -> APIRouter:
+    """``/health/live``, ``/health/ready`` and ``/metrics``."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/health/live")
+    async def live() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "live"}
+
+    @router.get("/health/ready", responses={503: {}})
+    async def ready() -> JSONResponse:
+        """Triton can be reached and has the model ready, people can be let in, and this gateway is not about to
+        stop."""
+        reason = "this gateway is shutting down" if drain.draining else None
+        reason = reason or authenticator.not_ready() or await triton.not_ready(model)
+        if reason is not None:
+            return JSONResponse({"status": "not ready", "reason": reason}, 503)
+        return JSONResponse({"status": "ready"})
+
+    @router.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus text format."""
+        return Response(telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
