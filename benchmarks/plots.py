@@ -20,7 +20,8 @@ def draw(load: Load, outcomes: dict[str, Outcome], objective: float, path: Path)
     figure, (rate, pods, ttft) = plt.subplots(3, 1, figsize=(9, 8), sharex=True, height_ratios=(1, 2, 2))
     ticks = list(range(0, int(load.seconds), SLICE_SECONDS))
     minutes = [tick / 60 for tick in ticks]
-    rate.plot(minutes, [load.rate(tick) for tick in ticks], color="black")
+    seconds = range(int(load.seconds))
+    rate.plot([each / 60 for each in seconds], [load.rate(each) for each in seconds], color="black")
     rate.set_ylabel("requests/s")
     for name, outcome in outcomes.items():
         times = [at / 60 for at, _, _ in outcome.replicas]
