@@ -29,6 +29,9 @@ _CONTENTS = {
     "BOOL": "bool_contents",
 }
 
+PLAIN = {name: kind for name, kind in OUTPUTS.items() if name != "token_logprobs"}
+"""What this door answers with. Log-probabilities name tokens one by one, past what the policy masks: HTTP has them."""
+
 
 def ask_of(
     request: pb.ModelInferRequest, request_id: str, limits: Limits, deadline: float, accepted: float, *, stream: bool
@@ -96,21 +99,21 @@ class Answers:
 
     def __init__(self, request: pb.ModelInferRequest) -> None:
         for place, output in enumerate(request.outputs):
-            if output.name not in OUTPUTS or output.parameters:
-                raise InvalidField(f"outputs[{place}]: plain {', '.join(OUTPUTS)} there are", field="outputs")
-        self._names: Sequence[str] = [each.name for each in request.outputs] or list(OUTPUTS)
+            if output.name not in PLAIN or output.parameters:
+                raise InvalidField(f"outputs[{place}]: plain {', '.join(PLAIN)} there are", field="outputs")
+        self._names: Sequence[str] = [each.name for each in request.outputs] or list(PLAIN)
         self._model, self._id = request.model_name, request.id
 
     def response(self, delta: Delta, text: str, *, final: bool) -> pb.ModelInferResponse:
         """``delta`` with ``text`` as its text."""
         response = pb.ModelInferResponse(model_name=self._model, model_version=delta.model_version, id=self._id)
         for name in self._names:
-            response.outputs.add(name=name, datatype=OUTPUTS[name], shape=(1, 1))
+            response.outputs.add(name=name, datatype=PLAIN[name], shape=(1, 1))
             value = text if name == "text_output" else getattr(delta, name)
-            if OUTPUTS[name] == "BYTES":
+            if PLAIN[name] == "BYTES":
                 response.raw_output_contents.append(packed((value.encode(),)))
             else:
-                response.raw_output_contents.append(struct.pack("<" + _LAYOUT[OUTPUTS[name]], value))
+                response.raw_output_contents.append(struct.pack("<" + _LAYOUT[PLAIN[name]], value))
         if final:
             response.parameters[FINAL].bool_param = True
         else:
