@@ -133,7 +133,7 @@ def build_classifier(recipe: ClassifierRecipe, *, force: bool = False) -> dict[s
     latest = next(reversed(publish.versions(recipe.repository / recipe.name)), None)
     if latest is not None and not force:
         published = manifests.read_manifest(latest)
-        if published["input_hash"] == inputs and publish.is_served(
+        if published["input_hash"] == inputs and publish.is_settled(
             latest, manifests.sha256_of(latest / manifests.MANIFEST)
         ):
             return published
@@ -145,20 +145,19 @@ def build_classifier(recipe: ClassifierRecipe, *, force: bool = False) -> dict[s
             _assemble(staged, source, tokenizer, plan)
             record = accuracy or {"precision": recipe.precision, "passed": None}
             (staged / "engine" / "accuracy.json").write_text(json.dumps(record, indent=1) + "\n")
-            manifest = _manifest(
-                recipe, source, files, inputs=inputs, accuracy=record, staged=staged, seconds=time.monotonic() - began
-            )
-            (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
             parameters = {
                 "tidegate_format": "1",
                 "labels": json.dumps(source.config.labels, ensure_ascii=False),
                 "precision": str(record["precision"]),
                 "threads": str(recipe.threads),
-                "manifest_sha256": manifests.sha256_of(staged / manifests.MANIFEST),
             }
-            publish.publish(
-                staged, classifier_pbtxt(recipe, source.config, parameters), recipe.repository / recipe.name
+            config = classifier_pbtxt(recipe, source.config, parameters)
+            (staged / "config.pbtxt").write_text(config, encoding="utf-8")
+            manifest = _manifest(
+                recipe, source, files, inputs=inputs, accuracy=record, staged=staged, seconds=time.monotonic() - began
             )
+            (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            publish.publish(staged, recipe.repository / recipe.name)
     return manifest
 
 

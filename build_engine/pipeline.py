@@ -11,8 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from build_engine import goldens, publish, report
 from build_engine import manifest as manifests
-from build_engine import publish, report
 from build_engine.adapter import adapter_files, merge
 from build_engine.errors import BuildError, SourceError
 from build_engine.recipe import Recipe, Room
@@ -39,8 +39,8 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     latest = next(reversed(publish.versions(recipe.repository / recipe.name)), None)
     if latest is not None and not force:
         published = manifests.read_manifest(latest)
-        served = publish.is_served(latest, manifests.sha256_of(latest / manifests.MANIFEST))
-        if published["input_hash"] == inputs and served:
+        settled = publish.is_settled(latest, manifests.sha256_of(latest / manifests.MANIFEST))
+        if published["input_hash"] == inputs and settled:
             return published
     with clock.stage("source"):
         source = open_source(recipe.source, recipe.context_length)
@@ -52,6 +52,10 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
         staged = folder / "version"
         _assemble(staged, engine, source.tokenizer)
+        parameters = _parameters(recipe, source, room, engine.facts["precision"])
+        (staged / "config.pbtxt").write_text(config_pbtxt(recipe.name, parameters), encoding="utf-8")
+        if recipe.goldens is not None:
+            goldens.record(staged, goldens.read_goldens(recipe.goldens, source.tokenizer), recipe.serving(room))
         built = {"precision": engine.facts["precision"], "serving": recipe.serving(room), "engine": engine.facts}
         manifest = _manifest(recipe, source, files, built, inputs=inputs, clock=clock, staged=staged)
         if engine.accuracy is not None:
@@ -60,10 +64,7 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
             manifest["files"] |= manifests.list_files(staged, "report.html")
             manifest["accuracy"] = _judged(engine.accuracy)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        parameters = _parameters(recipe, source, room, built["precision"])
-        parameters["manifest_sha256"] = manifests.sha256_of(staged / manifests.MANIFEST)
-        text = config_pbtxt(recipe.name, parameters)
-        publish.publish(staged, text, recipe.repository / recipe.name)
+        publish.publish(staged, recipe.repository / recipe.name)
     return manifest
 
 
@@ -88,7 +89,7 @@ def input_files(recipe: Recipe) -> dict[str, Path]:
     files = {file.name: file for file in source_files(recipe.source)}
     if recipe.adapter is not None:
         files |= {f"adapter/{file.name}": file for file in adapter_files(recipe.adapter)}
-    texts = {"calibration": recipe.calibration, "held-out": recipe.held_out}
+    texts = {"calibration": recipe.calibration, "held-out": recipe.held_out, "goldens": recipe.goldens}
     return files | {f"{use}/{file.name}": file for use, file in texts.items() if file is not None}
 
 
@@ -113,7 +114,7 @@ def open_source(path: Path, context_length: int | None = None) -> Source:
 def _input_hash(recipe: Recipe, files: dict[str, str]) -> str:
     """Everything that decides what is published: sources, recipe, this builder's own code, the tools."""
     code = {str(path.relative_to(BACKEND.parent)): manifests.sha256_of(path) for path in BACKEND.parent.rglob("*.py")}
-    where = ("source", "name", "repository", "work_dir", "adapter", "calibration", "held_out")
+    where = ("source", "name", "repository", "work_dir", "adapter", "calibration", "held_out", "goldens")
     wanted = {field: value for field, value in vars(recipe).items() if field not in where}
     return manifests.digest_of([files, wanted, code, manifests.toolchain()])
 

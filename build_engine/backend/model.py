@@ -16,7 +16,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .detokenizer import TextStream
-from .engines import open_engine
+from .engines import open_engine, warm_up
 from .metrics import TritonMeter
 from .request import Prompts, RequestError, fit, parse
 from .sampling import RowSampler
@@ -100,7 +100,7 @@ class TritonPythonModel:
     """What Triton loads. One instance owns one engine."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the version's engine and tokenizer. ``args`` is Triton's; raises what loading raises, and
+        """Load the version's engine and tokenizer and warm it up. ``args`` is Triton's; raises what loading raises, and
         Triton then reports the version as not loaded.
         """
         logging.basicConfig(format="tidegate %(levelname)s %(name)s: %(message)s", level=logging.INFO)
@@ -114,6 +114,7 @@ class TritonPythonModel:
             step_tokens=2 * int(config["step_tokens"]["string_value"]),  # halved while text streams
             max_sequences=int(config["max_sequences"]["string_value"]),
         )
+        warm_up(engine)
         meter = TritonMeter(args["model_name"], args["model_version"], engine.total_tokens())
         self._scheduler = Scheduler(engine, meter)
 
