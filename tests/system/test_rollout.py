@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.load import under_load
 from build_engine import manifest as manifests
 from build_engine.listing import listing
 from build_engine.pipeline import build
@@ -22,7 +23,6 @@ from deploy.local import stack as local
 from tests.build_engine.checkpoints import Shape, write_directory
 
 from .conftest import ROOT, make_stack
-from .load import under_load
 
 ASKED = [{"text": "the th"}, {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}, {"text": "1, 2, 3"}]
 
