@@ -1,8 +1,9 @@
 """Dynamic batching on a classifier: ``python -m benchmarks.classifier``, about two minutes.
 
 A BERT of MiniLM's size (6 layers of 384, random weights, 22 million parameters) is built with batches, for several
-queue delays, and without (``--max-batch-size 1``), and served in one real Triton. Clients ask in a closed loop; the rate at a 95th
-percentile of at most the limit is compared, A B A B. Then ONNX Runtime alone says what a batch could win at all here.
+queue delays, and without (``--max-batch-size 1``), and served in one real Triton. Clients ask in a closed loop; the
+rate at a 95th percentile of at most the limit is compared, A B A B. Then ONNX Runtime alone
+says what a batch could win at all here.
 """
 
 from __future__ import annotations

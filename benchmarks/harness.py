@@ -19,7 +19,10 @@ import aiohttp
 import numpy as np
 import tritonclient.grpc.aio as triton
 
+from benchmarks.cores import pin
+from benchmarks.instant.repository import instant_repository
 from deploy.local import stack as local
+from deploy.local.processes import Background
 from deploy.local.triton_server import Ports
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +45,26 @@ def running_stack(repository: Path = INT8_REPOSITORY) -> Iterator[local.Stack]:
             yield stack
         finally:
             local.stop(stack)
+
+
+@contextlib.contextmanager
+def instant_stack(**options: float) -> Iterator[local.Stack]:
+    """A stack with the instant model (see :mod:`benchmarks.instant.repository`): the gateway has a core to itself,
+    Triton and this process share the other one."""
+    with contextlib.ExitStack() as held:
+        folder = held.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-instant-"))
+        stack = held.enter_context(running_stack(instant_repository(Path(folder) / "repository", **options)))
+        for process, core in ((stack.gateway, 1), (stack.triton, 0)):
+            pin(pid_of(process), core)
+        pin(os.getpid(), 0)
+        yield stack
+
+
+def pid_of(process: Background) -> int:
+    """The id of a process that runs."""
+    pid = process.pid()
+    assert pid is not None, f"{process.name} does not run"
+    return pid
 
 
 @contextlib.asynccontextmanager

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-import uvicorn
 from pydantic import ValidationError
 
 from gateway.access import mint
-from gateway.app import create_app
 from gateway.policy import command
 from gateway.policy.audit import AuditError, verify
 from gateway.policy.errors import PolicyError
 from gateway.reference import settings_table
+from gateway.serving import serve
 from gateway.settings import Settings
-from gateway.telemetry import configure_logging
 
 DAY_SECONDS = 86_400
 
@@ -32,8 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.command == "policy":
         return _policy(options)
     try:
-        settings = Settings()  # type: ignore[call-arg]  # every value comes from the environment
-        return _token(settings, options) if options.command == "token" else _serve(settings)
+        return _token(options) if options.command == "token" else _serve(options)
     except ValidationError as error:
         for each in error.errors(include_input=False, include_url=False):
             name = f"TIDEGATE_{str(each['loc'][0]).upper()}: " if each["loc"] else ""
@@ -61,23 +59,19 @@ def _policy(options: argparse.Namespace) -> int:
         return 2
 
 
-def _serve(settings: Settings) -> int:
-    configure_logging(settings.log_level)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        server_header=False,
-        log_config=None,
-        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
-    )
-    return 0
+def _serve(options: argparse.Namespace) -> int:
+    if options.workers is not None:
+        os.environ["TIDEGATE_WORKERS"] = str(options.workers)  # the workers read the environment too
+    settings = Settings()  # type: ignore[call-arg]  # every value comes from the environment
+    try:
+        return serve(settings, options.listen_fd)
+    except OSError as error:
+        print(f"error: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
+        return 1
 
 
-def _token(settings: Settings, options: argparse.Namespace) -> int:
+def _token(options: argparse.Namespace) -> int:
+    settings = Settings()  # type: ignore[call-arg]  # every value comes from the environment
     if settings.environment != "development" or settings.jwt_algorithm != "HS256":
         print("error: tokens are minted with TIDEGATE_ENVIRONMENT=development and HS256 only", file=sys.stderr)
         return 2
@@ -97,7 +91,9 @@ def _token(settings: Settings, options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gateway", description="The guarded door in front of Triton.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("serve", help="serve; settings come from TIDEGATE_… (docs/configuration.md)")
+    serving = commands.add_parser("serve", help="serve; settings come from TIDEGATE_… (docs/configuration.md)")
+    serving.add_argument("--workers", type=int, help="processes that answer; TIDEGATE_WORKERS likewise")
+    serving.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)  # a worker's inherited socket
     audit = commands.add_parser("audit", help="follow the record's chain; 1 if it is broken")
     audit.add_argument("path", type=Path)
     commands.add_parser("settings", help="print every setting as a Markdown table")

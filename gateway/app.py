@@ -7,10 +7,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from gateway.access import TokenVerifier
-from gateway.edge import http, problems
+from gateway.edge import http, operations, problems
+from gateway.edge.asking import Limits
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
+from gateway.edge.plain import Endpoint, PlainRoutes, describe
+from gateway.edge.schemas import GenerateBody
 from gateway.generation import Generation
 from gateway.policy.audit import AuditLog, AuditSettings
 from gateway.policy.compiled import Policy, compile_policy, load_policy
@@ -20,12 +24,17 @@ from gateway.policy.moderators import Services
 from gateway.policy.reload import watching
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
+from gateway.traffic.admission import Admission
+from gateway.traffic.drain import Drain
 from gateway.triton import TritonClassifier, TritonClient
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application. Raises :class:`gateway.policy.errors.PolicyError` for a policy that cannot be used."""
-    telemetry = Telemetry()
+def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
+    """The ASGI application; ``drain`` tells it that its end is near. Raises :class:`gateway.policy.errors.PolicyError`
+    for a policy that cannot be used."""
+    telemetry, drain = Telemetry(), drain or Drain()
+    admission = Admission(settings.max_concurrent_requests)
+    plain: dict[str, Endpoint] = {}
     classifier = TritonClassifier(settings.triton_url)
     services = Services(classifier, telemetry)
     in_force = _policy(settings, services)
@@ -33,19 +42,23 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        triton = TritonClient(settings.triton_url, settings.model)
+        triton = TritonClient(settings.triton_url)
+        drain.on_cut(triton.cut)
         audit = _audit(settings)
         policy = PolicyEngine(in_force, telemetry, audit, unrecorded_blocks=settings.audit_required)
         telemetry.audit_lost.set_function(lambda: audit.lost if audit is not None else 0)
         generation = Generation(
             triton,
             policy,
+            admission,
             telemetry,
-            timeout_seconds=settings.request_timeout_seconds,
+            default_model=settings.model,
             allow_special_tokens=settings.allow_special_tokens,
         )
-        app.include_router(http.generate_routes(generation, settings.max_tokens))
-        app.include_router(http.operation_routes(triton, telemetry))
+        limits = Limits(settings.max_tokens, settings.request_timeout_seconds, settings.max_request_timeout_seconds)
+        plain.update(http.generate_endpoints(generation, limits))
+        http.describe_endpoints(app, plain)
+        app.include_router(operations.routes(triton, settings.model, telemetry, drain))
         async with watching(settings.policy_file, settings.policy_reload_seconds, policy, telemetry, services):
             try:
                 yield
@@ -64,10 +77,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app = FastAPI(title="tidegate", lifespan=lifespan, redirect_slashes=False)
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Authentication, verifier=verifier)
-    app.add_middleware(RequestContext, telemetry=telemetry, max_concurrent_requests=settings.max_concurrent_requests)
-    return app
+    describe(app, [GenerateBody])
+    limited = BodyLimit(PlainRoutes(app, plain), settings.max_body_bytes)
+    return RequestContext(Authentication(limited, verifier), telemetry, admission, drain)
 
 
 def _policy(settings: Settings, services: Services) -> Policy:

@@ -10,15 +10,20 @@
     ├── Forbidden                     403  PERMISSION_DENIED    insufficient_scope
     │   └── PromptRejected            403  PERMISSION_DENIED    prompt_rejected
     ├── NotFound                      404  NOT_FOUND            not_found
+    │   └── ModelNotFound             404  NOT_FOUND            model_not_found
     ├── MethodNotAllowed              405  UNIMPLEMENTED        method_not_allowed
     ├── BodyTooLarge                  413  RESOURCE_EXHAUSTED   body_too_large
     ├── InvalidField                  422  INVALID_ARGUMENT     invalid_field
     ├── TooManyRequests               429  RESOURCE_EXHAUSTED   too_many_requests
+    ├── HeadersTooLarge               431  RESOURCE_EXHAUSTED   headers_too_large
     ├── ClientClosed                  499  CANCELLED            client_closed
     ├── InternalError                 500  INTERNAL             internal
     ├── UpstreamError                 502  INTERNAL             upstream_error
     ├── TritonUnavailable             503  UNAVAILABLE          triton_unavailable
-    │   └── Overloaded                503  UNAVAILABLE          overloaded
+    │   ├── Overloaded                503  UNAVAILABLE          overloaded
+    │   ├── ShuttingDown              503  UNAVAILABLE          shutting_down
+    │   └── TooManyConnections        503  UNAVAILABLE          too_many_connections
+    ├── RequestTimeout                408  DEADLINE_EXCEEDED    request_timeout
     └── DeadlineExceeded              504  DEADLINE_EXCEEDED    deadline_exceeded
 
 ``message`` is for a person: it names the field, the limit and the way out, and never repeats what the client sent.
@@ -30,17 +35,22 @@ from typing import ClassVar
 
 
 class GatewayError(Exception):
-    """A refusal or failure with its statuses. ``retry_after_seconds`` becomes ``Retry-After``."""
+    """A refusal or failure with its statuses. ``retry_after_seconds`` becomes ``Retry-After``; the class has the usual
+    one, an instance may know better."""
 
     http_status: ClassVar[int] = 500
     grpc_status: ClassVar[str] = "INTERNAL"
     code: ClassVar[str] = "internal"
     default_message: ClassVar[str] = "the gateway failed; the request id finds it in the log"
-    retry_after_seconds: ClassVar[int | None] = None
+    retry_after_seconds: int | None = None
 
-    def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, field: str | None = None, retry_after_seconds: int | None = None
+    ) -> None:
         self.message = message or self.default_message
         self.field = field
+        if retry_after_seconds is not None:
+            self.retry_after_seconds = retry_after_seconds
         super().__init__(self.message)
 
 
@@ -104,6 +114,13 @@ class NotFound(GatewayError):
     default_message = "there is nothing here; /docs lists the paths"
 
 
+class ModelNotFound(NotFound):
+    """Triton has no such model."""
+
+    code = "model_not_found"
+    default_message = "there is no such model here; GET /v1/models lists those there are"
+
+
 class MethodNotAllowed(GatewayError):
     """The path exists, the method does not."""
 
@@ -129,6 +146,12 @@ class TooManyRequests(GatewayError):
     http_status, grpc_status, code = 429, "RESOURCE_EXHAUSTED", "too_many_requests"
     default_message = "too many requests at once; retry after a moment"
     retry_after_seconds = 1
+
+
+class HeadersTooLarge(GatewayError):
+    """More bytes before the body than the limit."""
+
+    http_status, grpc_status, code = 431, "RESOURCE_EXHAUSTED", "headers_too_large"
 
 
 class ClientClosed(GatewayError):
@@ -158,10 +181,33 @@ class TritonUnavailable(GatewayError):
 
 
 class Overloaded(TritonUnavailable):
-    """Triton's queue is full."""
+    """Too many wait already: the answer would come too late."""
 
     code = "overloaded"
-    default_message = "the model's queue is full; retry later"
+    default_message = "so many requests wait that this one would not be answered in its time; retry later"
+
+
+class ShuttingDown(TritonUnavailable):
+    """The gateway was told to stop, and the request's time of grace is over."""
+
+    code = "shutting_down"
+    default_message = "this gateway is shutting down; send the request again"
+    retry_after_seconds = 1
+
+
+class TooManyConnections(TritonUnavailable):
+    """The gateway's own bound on connections."""
+
+    code = "too_many_connections"
+    default_message = "too many connections at once; retry after a moment"
+    retry_after_seconds = 1
+
+
+class RequestTimeout(GatewayError):
+    """The request itself did not arrive in time."""
+
+    http_status, grpc_status, code = 408, "DEADLINE_EXCEEDED", "request_timeout"
+    default_message = "the body did not arrive within the request's time; send it again"
 
 
 class DeadlineExceeded(GatewayError):

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.access import Principal
-from gateway.errors import PromptRejected
+from gateway.errors import DeadlineExceeded, ModelNotFound, PromptRejected, TritonUnavailable
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.template import render, without_special_tokens
+from gateway.traffic.admission import Admission
 from gateway.triton import Delta, ModelInfo, TritonClient
 from gateway.triton.contract import Value
 
@@ -40,44 +41,64 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Ask:
-    """One accepted request. ``parameters`` go to the model by tensor name; ``accepted`` is in monotonic seconds."""
+    """One accepted request. ``model`` is a name in Triton; ``parameters`` go to it by tensor name. ``accepted`` and
+    ``deadline`` are in monotonic seconds: whatever the request waits for is paid out of that one budget."""
 
     request_id: str
+    model: str
     prompt: Prompt
     parameters: dict[str, Value]
+    deadline: float
     accepted: float = field(default_factory=time.monotonic)
     include_policy: bool = False
 
+    def seconds_left(self) -> float:
+        """Of the budget. Raises :class:`DeadlineExceeded` when there is none."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded
+        return left
+
 
 class Generation:
-    """The line from a principal and a prompt to Triton and back."""
+    """The line from a principal and a prompt to Triton and back, the same for every surface."""
 
     def __init__(
         self,
         triton: TritonClient,
         policy: PolicyEngine,
+        admission: Admission,
         telemetry: Telemetry,
         *,
-        timeout_seconds: float,
+        default_model: str,
         allow_special_tokens: bool,
     ) -> None:
-        self._triton, self._policy, self._telemetry = triton, policy, telemetry
-        self._timeout, self._allow_special_tokens = timeout_seconds, allow_special_tokens
+        self._triton, self._policy, self._admission, self._telemetry = triton, policy, admission, telemetry
+        self.default_model, self._allow_special_tokens = default_model, allow_special_tokens
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
         principal.require(SCOPE)
-        info = await self._triton.info()
-        context = Context(ask.request_id, principal.tenant, "input")
+        self._admission.require_time(ask.seconds_left())
+        info = await self._info(ask.model)
+        context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
         prompt, decision = await self._checked(ask.prompt, info, context)
         values = {**_rendered(prompt, info), **ask.parameters}
-        left = self._timeout - (time.monotonic() - ask.accepted)
-        deltas = self._triton.generate(ask.request_id, values, left)
+        deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
         guard = self._policy.output(replace(context, direction="output"))
         verdicts = Verdicts(self._policy.policy.version, decision, guard) if ask.include_policy else None
-        answer = Answer(self._triton.model, ask, self._telemetry, _guarded(deltas, guard), verdicts)
+        answer = Answer(ask, self._telemetry, _guarded(deltas, guard), verdicts)
         await answer.wait_for_first()
         return answer
+
+    async def _info(self, model: str) -> ModelInfo:
+        """What the model says of itself. The gateway's own model is expected to be there: it is only away."""
+        try:
+            return await self._triton.info(model)
+        except ModelNotFound:
+            if model == self.default_model:
+                raise TritonUnavailable from None
+            raise
 
     async def _checked(self, prompt: Prompt, info: ModelInfo, context: Context) -> tuple[Prompt, InputDecision]:
         """The prompt as it may be asked. Special tokens are taken out before the check, so that they cannot hide a word
@@ -135,14 +156,9 @@ class Answer:
     """A running answer. Iterate it to its end, or close it: either frees everything in Triton."""
 
     def __init__(
-        self,
-        model: str,
-        ask: Ask,
-        telemetry: Telemetry,
-        deltas: AsyncIterator[Delta],
-        verdicts: Verdicts | None = None,
+        self, ask: Ask, telemetry: Telemetry, deltas: AsyncIterator[Delta], verdicts: Verdicts | None = None
     ) -> None:
-        self.model, self.request_id, self.verdicts = model, ask.request_id, verdicts
+        self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
         self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
         self._called = time.monotonic()
         self._first: Delta | None = None

@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=1, le=65535, description="port to listen on")
+    workers: int = Field(1, ge=1, le=64, description="processes that answer on the one port")
     triton_url: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
     model: str = Field("generate", min_length=1, description="name of the model in Triton")
     jwt_algorithm: Algorithm = Field("HS256", description="the one algorithm that tokens may use")
@@ -44,10 +45,19 @@ class Settings(BaseSettings):
     audit_required: bool = Field(True, description="refuse what cannot be recorded")
     allow_special_tokens: bool = Field(False, description="let text_input carry the model's special tokens")
     max_body_bytes: int = Field(1_000_000, ge=1, description="largest request body")
+    max_header_bytes: int = Field(32_768, ge=1024, description="largest head of a request")
+    header_timeout_seconds: float = Field(10.0, gt=0, description="time for a request's head to arrive")
+    max_connections: int = Field(4096, ge=1, description="HTTP connections of one worker")
     max_tokens: int = Field(4096, ge=1, description="largest max_tokens a request may ask for")
     max_concurrent_requests: int = Field(128, ge=1, description="requests in flight; beyond them 429")
-    request_timeout_seconds: float = Field(120.0, gt=0, description="a request's time, from acceptance to last byte")
-    shutdown_grace_seconds: int = Field(10, ge=0, description="time for running requests after SIGTERM")
+    request_timeout_seconds: float = Field(
+        120.0, gt=0, description="a request's time, from acceptance to last byte, unless it says otherwise"
+    )
+    max_request_timeout_seconds: float = Field(600.0, gt=0, description="most time that a request may ask for")
+    shutdown_delay_seconds: float = Field(
+        0.0, ge=0, description="after SIGTERM: not ready but still serving, for the load balancer to notice"
+    )
+    shutdown_grace_seconds: int = Field(10, ge=0, description="then: time for running requests to end")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @model_validator(mode="after")

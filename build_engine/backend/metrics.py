@@ -21,6 +21,7 @@ PUBLISH_SECONDS = 0.25
 _COUNTERS = {
     "tidegate_backend_engine_errors_total": "Steps or rows that the engine failed.",
     "tidegate_backend_cancelled_total": "Requests that were left before their last token.",
+    "tidegate_backend_wasted_tokens_total": "Tokens fed and sampled for requests that were left.",
 }
 _GAUGES = {
     "tidegate_backend_running_sequences": "Sequences that hold room in the KV cache.",
@@ -82,6 +83,7 @@ class TritonMeter:
         self._next = now + PUBLISH_SECONDS
         self._set("tidegate_backend_engine_errors_total", totals.engine_errors)
         self._set("tidegate_backend_cancelled_total", totals.cancelled)
+        self._set("tidegate_backend_wasted_tokens_total", totals.wasted_tokens)
         self._set("tidegate_backend_running_sequences", totals.running)
         self._set("tidegate_backend_kv_tokens_free", totals.kv_tokens_free)
         self._set("tidegate_backend_step_rows", totals.step_rows)

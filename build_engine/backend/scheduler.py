@@ -46,6 +46,7 @@ class Totals:
 
     engine_errors: int = 0
     cancelled: int = 0
+    wasted_tokens: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     running: int = 0
@@ -197,6 +198,7 @@ class Scheduler:
             self._retire(sequence)
             with self._changed:
                 self._totals.cancelled += 1
+                self._totals.wasted_tokens += sequence.fed + sequence.completion
             sequence.sink.fail("cancelled", "the request was cancelled")
 
     def _pick(self) -> list[tuple[Sequence, Row]]:

@@ -2,55 +2,69 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi import FastAPI, Request, Response
 
-from gateway.edge.problems import error_body, event_data
+from gateway.edge.asking import Limits, unless_client_leaves
+from gateway.edge.plain import Endpoint, EventStream, event, json_response, read_body, takes
+from gateway.edge.problems import error_body
 from gateway.edge.schemas import ErrorBody, GenerateAnswer, GenerateBody
-from gateway.errors import ClientClosed, GatewayError, InvalidField
+from gateway.errors import ClientClosed, GatewayError
 from gateway.generation import Answer, Ask, Generation
-from gateway.telemetry import Telemetry
-from gateway.triton import TritonClient
 
-Result = TypeVar("Result")
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 403, 413, 422, 429, 502, 503, 504)
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 422, 429, 502, 503, 504)
 }
 
 
-def generate_routes(generation: Generation, max_tokens: int) -> APIRouter:
+def generate_endpoints(generation: Generation, limits: Limits) -> dict[str, Endpoint]:
     """``/generate`` and ``/generate_stream``, behind :class:`gateway.edge.middleware.Authentication`."""
-    router = APIRouter(tags=["generate"])
 
-    async def answer(request: Request, body: GenerateBody, stream: bool) -> Response:
+    async def answer(request: Request, *, streams: bool = False) -> Response:
+        body = await read_body(request, GenerateBody, limits.timeout_seconds)
         state = request.scope["state"]
-        principal = state["principal"]
-        state["fields"]["stream"] = stream
-        if body.max_tokens > max_tokens:
-            raise InvalidField(f"max_tokens: at most {max_tokens} here; ask for fewer", field="max_tokens")
-        ask = Ask(state["request_id"], body.prompt(), body.parameters(stream), state["accepted"], body.include_policy)
-        if stream:
-            running = await _unless_client_leaves(request, generation.start(principal, ask))
-            return EventSourceResponse(_events(request, running))
-        return await _unless_client_leaves(request, _whole(request, generation, principal, ask))
+        streams = streams or body.stream
+        state["fields"]["stream"] = streams
+        limits.require_tokens(body.max_tokens)
+        ask = Ask(
+            state["request_id"],
+            body.model or generation.default_model,
+            body.prompt(),
+            body.parameters(streams),
+            limits.deadline(request, body.timeout_seconds),
+            state["accepted"],
+            body.include_policy,
+        )
+        if streams:
+            running = await unless_client_leaves(request, generation.start(state["principal"], ask))
+            return EventStream(request, _events(request, running))
+        return await unless_client_leaves(request, _whole(request, generation, ask))
 
-    @router.post("/generate", response_model=GenerateAnswer, responses={**ERRORS, 200: _EVENTS}, openapi_extra=_BEARER)
-    async def generate(request: Request, body: GenerateBody) -> Response:
+    async def generate(request: Request) -> Response:
         """Generate text; with `stream` as server-sent events."""
-        return await answer(request, body, body.stream)
+        return await answer(request)
 
-    @router.post("/generate_stream", response_class=Response, responses={**ERRORS, 200: _EVENTS}, openapi_extra=_BEARER)
-    async def generate_stream(request: Request, body: GenerateBody) -> Response:
+    async def generate_stream(request: Request) -> Response:
         """Generate text as server-sent events, each with a `text_output` delta."""
-        return await answer(request, body, True)
+        return await answer(request, streams=True)
 
-    return router
+    return {"/generate": generate, "/generate_stream": generate_stream}
+
+
+def describe_endpoints(app: FastAPI, endpoints: dict[str, Endpoint]) -> None:
+    """Show them in the API's description."""
+    extra = takes(GenerateBody)
+    answers = {**ERRORS, 200: {"model": GenerateAnswer, **_EVENTS}}
+    app.post("/generate", tags=["generate"], responses=answers, openapi_extra=extra)(endpoints["/generate"])
+    app.post(
+        "/generate_stream",
+        tags=["generate"],
+        responses={**ERRORS, 200: _EVENTS},
+        response_class=Response,
+        openapi_extra=extra,
+    )(endpoints["/generate_stream"])
 
 
 _EVENT: dict[str, Any] = {
@@ -61,38 +75,12 @@ _EVENT: dict[str, Any] = {
     "required": ["data"],
 }
 _EVENTS: dict[str, Any] = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": _EVENT}}}
-_BEARER: dict[str, Any] = {"security": [{"bearer": []}]}
 
 
-def operation_routes(triton: TritonClient, telemetry: Telemetry) -> APIRouter:
-    """Health and metrics: for the platform, without a token."""
-    router = APIRouter(tags=["operations"])
-
-    @router.get("/health/live")
-    async def live() -> dict[str, str]:
-        """The process answers."""
-        return {"status": "live"}
-
-    @router.get("/health/ready", responses={503: {}})
-    async def ready() -> JSONResponse:
-        """Triton can be reached and has the model ready."""
-        reason = await triton.not_ready()
-        if reason is not None:
-            return JSONResponse({"status": "not ready", "reason": reason}, 503)
-        return JSONResponse({"status": "ready"})
-
-    @router.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Prometheus text format."""
-        return Response(telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return router
-
-
-async def _whole(request: Request, generation: Generation, principal: Any, ask: Ask) -> JSONResponse:
-    answer = await generation.start(principal, ask)
+async def _whole(request: Request, generation: Generation, ask: Ask) -> Response:
+    answer = await generation.start(request.scope["state"]["principal"], ask)
     text = "".join([delta.text async for delta in answer])
-    return JSONResponse({**_closing(request, answer), "text_output": text})
+    return json_response({**_closing(request, answer), "text_output": text})
 
 
 async def _events(request: Request, answer: Answer) -> AsyncIterator[bytes]:
@@ -104,12 +92,12 @@ async def _events(request: Request, answer: Answer) -> AsyncIterator[bytes]:
         async for delta in answer:
             text = delta.text
             if text and not delta.finish_reason:
-                yield format_sse_event(data_str=event_data({"text_output": text}))
-        yield format_sse_event(data_str=event_data({**_closing(request, answer), "text_output": text}))
+                yield event({"text_output": text})
+        yield event({**_closing(request, answer), "text_output": text})
         state["outcome"] = "ok"
     except GatewayError as error:
         state["outcome"] = error.code
-        yield format_sse_event(event="error", data_str=event_data(error_body(error, state["request_id"])))
+        yield event(error_body(error, state["request_id"]), "error")
     finally:
         await answer.close()
 
@@ -128,25 +116,3 @@ def _closing(request: Request, answer: Answer) -> dict[str, Any]:
         "usage": {**usage, "total_tokens": last.prompt_tokens + last.completion_tokens},
     }
     return closing if answer.verdicts is None else {**closing, "policy": answer.verdicts.report()}
-
-
-async def _unless_client_leaves(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of ``work``; it is cancelled when the client closes the connection before. Raises ClientClosed."""
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(_disconnect(request))
-    try:
-        await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientClosed
-        return task.result()
-    finally:
-        for each in (task, leaving):
-            each.cancel()
-            if not each.done():
-                with contextlib.suppress(asyncio.CancelledError, GatewayError):
-                    await each
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

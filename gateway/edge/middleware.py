@@ -12,20 +12,22 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import TokenVerifier
-from gateway.edge.problems import body_too_large, respond
+from gateway.edge.problems import respond
 from gateway.errors import BodyTooLarge, ClientClosed, GatewayError, InternalError, TooManyRequests
 from gateway.telemetry import LOGGER, Telemetry
+from gateway.traffic.admission import Admission
+from gateway.traffic.drain import Drain
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MEASURED = ("/generate", "/generate_stream")
 
 
 class RequestContext:
-    """Gives a request its id (the client's ``X-Request-ID`` when it is harmless), counts, times and logs it."""
+    """Gives a request its id (the client's ``X-Request-ID`` when it is harmless) and its place among those in flight,
+    counts, times and logs it."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, max_concurrent_requests: int) -> None:
-        self._app, self._telemetry, self._most = app, telemetry, max_concurrent_requests
-        self._running = 0
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, admission: Admission, drain: Drain) -> None:
+        self._app, self._telemetry, self._admission, self._drain = app, telemetry, admission, drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -43,27 +45,29 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", state["request_id"].encode())]
+                if self._drain.draining:  # the next request goes to somebody who stays
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        self._running += measured
-        self._telemetry.in_flight.inc(measured)
+        admitted = False
         try:
-            await self._serve(scope, receive, send_with_id, full=measured and self._running > self._most)
+            if measured:
+                self._admission.enter()
+                admitted = True
+                self._telemetry.in_flight.inc()
+            await self._app(scope, receive, send_with_id)
+        except TooManyRequests as error:
+            await respond(error, scope, receive, send_with_id)
         except Exception:  # noqa: BLE001 - the process edge: a defect becomes a 500 and a log line, not a dead connection
             LOGGER.exception("request failed", extra={"fields": {"request_id": state["request_id"]}})
             state["outcome"] = InternalError.code
             if not status:
                 await respond(InternalError(), scope, receive, send_with_id)
         finally:
-            self._running -= measured
-            self._telemetry.in_flight.dec(measured)
+            if admitted:
+                self._admission.leave(served=status == 200 and state.get("outcome", "ok") == "ok")
+                self._telemetry.in_flight.dec()
             self._finish(scope, status, time.monotonic() - began)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, *, full: bool) -> None:
-        if full:
-            await respond(TooManyRequests(), scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
 
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
@@ -128,10 +132,13 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max:
-                raise body_too_large(self._refusal())
+                raise self._refusal()
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        except BodyTooLarge as error:
+            await respond(error, scope, receive, send)
 
     def _refusal(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._max} bytes; send a shorter prompt")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -45,19 +45,6 @@ async def respond(error: GatewayError, scope: Scope, receive: Receive, send: Sen
     await response_of(error, Request(scope))(scope, receive, send)
 
 
-class _BodyTooLargeException(HTTPException):
-    """Passes through FastAPI's body parser, which lets only its own exception out."""
-
-    def __init__(self, error: GatewayError) -> None:
-        super().__init__(error.http_status)
-        self.error = error
-
-
-def body_too_large(error: GatewayError) -> HTTPException:
-    """What to raise while a body is read."""
-    return _BodyTooLargeException(error)
-
-
 def install(app: FastAPI) -> None:
     """Answer every error of the app with the one body."""
 
@@ -73,7 +60,7 @@ def install(app: FastAPI) -> None:
 
     async def pydantics(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
-        return response_of(_from_validation(error), request)
+        return response_of(from_validation([{**each, "loc": each["loc"][1:]} for each in error.errors()]), request)
 
     app.add_exception_handler(GatewayError, ours)
     app.add_exception_handler(StarletteHTTPException, starlettes)
@@ -81,36 +68,21 @@ def install(app: FastAPI) -> None:
 
 
 def _from_http_exception(error: StarletteHTTPException) -> GatewayError:
-    if isinstance(error, _BodyTooLargeException):
-        return error.error
     known: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed}
     return known.get(error.status_code, InvalidRequest)(
         None if error.status_code in known else "the body cannot be read"
     )
 
 
-def _from_validation(error: RequestValidationError) -> GatewayError:
-    """The first thing that is wrong. Its message names the limit and never the value that was sent."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"][1:]]
+def from_validation(errors: Sequence[Mapping[str, Any]]) -> GatewayError:
+    """The first of pydantic's ``errors``. Its message names the limit and never the value that was sent."""
+    first = errors[0]
+    path = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
-        return InvalidJson(f"the body is not JSON: {_json_reason(first)}")
+        return InvalidJson(f"the body is not JSON: {(first.get('ctx') or {}).get('error', 'malformed')}")
     if not path and first["type"] in ("missing", "model_attributes_type", "model_type", "dict_type"):
-        return InvalidField(
-            "the body must be a JSON object with text_input or messages; send Content-Type: application/json"
-        )
+        return InvalidField("the body must be a JSON object; /docs shows its fields")
     reason = "is not a field of this request" if first["type"] == "extra_forbidden" else first["msg"]
     # A union's branches stand in the path too ("stop", "constrained-str"); the field is what the client knows.
     field = ".".join(part for part in path if part.isdigit() or part.isidentifier()) or None
     return InvalidField(f"{field or 'body'}: {reason.removeprefix('Value error, ')}", field=field)
-
-
-def _json_reason(first: dict[str, Any]) -> str:
-    position = first["loc"][-1]
-    context: dict[str, Any] = first.get("ctx") or {}
-    return f"{context.get('error', 'malformed')} at character {position}"
-
-
-def event_data(value: dict[str, Any]) -> str:
-    """JSON for an event's ``data``."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

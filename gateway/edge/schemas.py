@@ -22,6 +22,16 @@ class Message(BaseModel):
     content: str
 
 
+_OFF: dict[str, Value | None] = {
+    "seed": None,
+    "min_p": 0.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+"""What need not be sent, and the value that says so."""
+
+
 class GenerateBody(BaseModel):
     """What ``POST /generate`` takes."""
 
@@ -34,6 +44,7 @@ class GenerateBody(BaseModel):
         description="The text to continue, as it is. `prompt` is the same field.",
         examples=["The capital of France is"],
     )
+    model: str | None = Field(None, min_length=1, max_length=200, description="A model in Triton; the gateway's own.")
     messages: list[Message] | None = Field(
         None, min_length=1, description="A conversation, rendered with the model's own chat template."
     )
@@ -47,12 +58,32 @@ class GenerateBody(BaseModel):
     temperature: float = Field(0.0, ge=0.0, le=5.0, allow_inf_nan=False, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0.0, le=1.0, allow_inf_nan=False, description="Nucleus sampling's mass.")
     top_k: int = Field(0, ge=0, le=2**31 - 1, description="Sample from the k likeliest tokens; 0 is off.")
+    min_p: float = Field(
+        0.0, ge=0.0, le=1.0, allow_inf_nan=False, description="Least probability, as a share of the likeliest token's."
+    )
+    frequency_penalty: float = Field(
+        0.0, ge=-2.0, le=2.0, allow_inf_nan=False, description="Against tokens by how often they were said."
+    )
+    presence_penalty: float = Field(
+        0.0, ge=-2.0, le=2.0, allow_inf_nan=False, description="Against tokens that were said at all."
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0.0, le=10.0, allow_inf_nan=False, description="A factor against tokens of prompt and answer; 1 is off."
+    )
     seed: int | None = Field(None, ge=0, le=2**64 - 1, description="The same seed samples the same text.")
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = Field(
         None, description="Texts that end the answer; they are not part of it."
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
     include_policy: bool = Field(False, description="Say in the answer's field `policy` what the policy found.")
+    timeout_seconds: float | None = Field(
+        None,
+        ge=0.1,
+        le=86_400.0,
+        allow_inf_nan=False,
+        description="This request's time, from acceptance to last byte; the header X-Request-Timeout-Seconds likewise. "
+        "The gateway's own limit counts too.",
+    )
     ignore_eos: bool = Field(False, description="Go on past the model's own end, up to max_tokens.")
 
     @model_validator(mode="after")
@@ -76,8 +107,7 @@ class GenerateBody(BaseModel):
             "stream": stream,
             "ignore_eos": self.ignore_eos,
         }
-        if self.seed is not None:
-            values["seed"] = self.seed
+        values |= {name: value for name, off in _OFF.items() if (value := getattr(self, name)) != off}
         if self.stop:
             values["stop"] = [self.stop] if isinstance(self.stop, str) else list(self.stop)
         return values

@@ -82,11 +82,15 @@ class Guarded:
             self._open_until = self._clock() + self._limits.cool_down_seconds  # this one probes, the others wait
         if self._inside >= self._limits.concurrency + self._limits.waiting:
             return self._without("overloaded")
+        left = context.deadline - time.monotonic()
         self._inside += 1
         try:
-            verdict = await asyncio.wait_for(self._in_turn(segment, context), self._limits.deadline_seconds)
+            verdict = await asyncio.wait_for(
+                self._in_turn(segment, context), min(self._limits.deadline_seconds, max(left, 0.0))
+            )
         except asyncio.TimeoutError:
-            return self._failed("deadline")
+            # A request that was out of time anyway says nothing about the moderator.
+            return self._failed("deadline") if left >= self._limits.deadline_seconds else self._without("deadline")
         finally:
             self._inside -= 1
         self._failures = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -48,12 +49,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Context:
-    """Where a segment comes from. ``before`` is the text before it, as far as it is kept, for a judge that needs it."""
+    """Where a segment comes from. ``before`` is the text before it, as far as it is kept, for a judge that needs it;
+    ``deadline`` the moment (monotonic seconds) when the request's time is over."""
 
     request_id: str
     tenant: str
     direction: Direction
     before: str = ""
+    deadline: float = math.inf
 
 
 class Moderator(Protocol):

@@ -10,18 +10,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from gateway.errors import TritonUnavailable, UpstreamError
+from gateway.errors import ModelNotFound, ShuttingDown, TritonUnavailable, UpstreamError
 from gateway.triton import contract
 from gateway.triton.contract import Delta, ModelInfo, Value
 from gateway.triton.translate import from_status, from_text
 
 PROBE_SECONDS = 1.0
 MODEL_INFO_SECONDS = 5.0
+REMEMBERED_MODELS = 64
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
@@ -29,68 +31,105 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Behind a name with several addresses every call goes to the next one.
+    ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
 )
 
 
 class TritonClient:
-    """The model ``model`` behind Triton at ``url`` (host:port). Made inside a running event loop."""
+    """Triton at ``url`` (host:port; a name with several addresses is balanced call by call). Made inside a running
+    event loop."""
 
-    def __init__(self, url: str, model: str) -> None:
-        self.model = model
-        self._channel = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._info: ModelInfo | None = None
-        self._info_until = 0.0
-        self._info_lock = asyncio.Lock()
+    def __init__(self, url: str) -> None:
+        self.channel = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+        # One question, many answers: on the wire the same as a stream with one message, and cheaper to ask.
+        self._ask = self.channel.unary_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        self._infos: dict[str, tuple[float, ModelInfo]] = {}
+        self._reading: dict[str, asyncio.Task[ModelInfo]] = {}
+        self._calls: set[Any] = set()
         self._endings: set[asyncio.Task[None]] = set()
+        self._cut = False
 
     async def close(self) -> None:
         """Close the channel; running calls are cancelled."""
-        await self._channel.close()
+        await self.channel.close()
 
-    async def not_ready(self) -> str | None:
-        """Why Triton cannot serve the model now; None when it can."""
+    def cut(self) -> None:
+        """End every running call; who waits for one gets :class:`ShuttingDown`."""
+        self._cut = True
+        for call in list(self._calls):
+            call.cancel()
+
+    async def not_ready(self, model: str) -> str | None:
+        """Why Triton cannot serve ``model`` now; None when it can."""
         try:
-            request = pb.ModelReadyRequest(name=self.model)
-            ready = await self._stub.ModelReady(request, timeout=PROBE_SECONDS)
+            ready = await self._stub.ModelReady(pb.ModelReadyRequest(name=model), timeout=PROBE_SECONDS)
         except grpc.RpcError as error:
             return f"Triton cannot be reached ({_status_name(error)})"
-        return None if ready.ready else f"Triton does not have the model '{self.model}' ready"
+        return None if ready.ready else f"Triton does not have the model '{model}' ready"
 
-    async def info(self) -> ModelInfo:
+    async def models(self) -> list[str]:
+        """Names of the models that Triton has ready, sorted. Raises :class:`gateway.errors.GatewayError`."""
+        try:
+            index = await self._stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=PROBE_SECONDS)
+        except grpc.RpcError as error:
+            raise from_status(error) from None
+        return sorted({model.name for model in index.models})
+
+    async def info(self, model: str) -> ModelInfo:
         """The model's description of itself, asked again after a few seconds: a new version may have another template.
-        Raises :class:`TritonUnavailable` or :class:`UpstreamError`."""
-        async with self._info_lock:
-            if self._info is None or time.monotonic() > self._info_until:
-                try:
-                    request = pb.ModelConfigRequest(name=self.model)
-                    config = await self._stub.ModelConfig(request, timeout=PROBE_SECONDS)
-                except grpc.RpcError as error:
-                    self._info = None
-                    if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.NOT_FOUND):
-                        raise TritonUnavailable from None
-                    # Triton says INVALID_ARGUMENT or UNAVAILABLE of a model that is not loaded.
-                    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                        raise TritonUnavailable from None
-                    raise from_status(error) from None
-                try:
-                    self._info = contract.model_info(config)
-                except contract.ContractError as error:
-                    raise UpstreamError(str(error)) from None
-                self._info_until = time.monotonic() + MODEL_INFO_SECONDS
-            return self._info
+        Raises :class:`ModelNotFound` for a model that Triton does not have, :class:`TritonUnavailable` or
+        :class:`UpstreamError`."""
+        known = self._infos.get(model)
+        if known is not None and time.monotonic() <= known[0]:
+            return known[1]
+        reading = self._reading.get(model)
+        if reading is None:  # one question, however many wait for the answer
+            reading = self._reading[model] = asyncio.create_task(self._read_info(model))
+            reading.add_done_callback(lambda _: self._reading.pop(model, None))
+        return await asyncio.shield(reading)
+
+    async def _read_info(self, model: str) -> ModelInfo:
+        self._infos.pop(model, None)
+        try:
+            config = await self._stub.ModelConfig(pb.ModelConfigRequest(name=model), timeout=PROBE_SECONDS)
+        except grpc.RpcError as error:
+            # Triton says INVALID_ARGUMENT, NOT_FOUND or UNAVAILABLE of a model that is not loaded.
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT or "unknown model" in (error.details() or ""):
+                raise ModelNotFound(field="model") from None
+            if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.NOT_FOUND):
+                raise TritonUnavailable from None
+            raise from_status(error) from None
+        try:
+            info = contract.model_info(config)
+        except contract.ContractError as error:
+            raise UpstreamError(str(error)) from None
+        while len(self._infos) >= REMEMBERED_MODELS:
+            self._infos.pop(next(iter(self._infos)))
+        self._infos[model] = (time.monotonic() + MODEL_INFO_SECONDS, info)
+        return info
 
     async def generate(
-        self, request_id: str, values: Mapping[str, Value], timeout_seconds: float
+        self,
+        model: str,
+        request_id: str,
+        values: Mapping[str, Value],
+        timeout_seconds: float,
+        priority: int = 0,
     ) -> AsyncIterator[Delta]:
         """Ask, and yield the responses as they come; the last one has a ``finish_reason``. Closing the iterator cancels
-        the request in Triton. Raises :class:`gateway.errors.GatewayError`."""
-        request = contract.infer_request(self.model, request_id, values)
-        call = self._stub.ModelStreamInfer(timeout=timeout_seconds)
+        the request in Triton. ``priority`` is Triton's own: 1 goes first, 0 is the model's default. Raises
+        :class:`gateway.errors.GatewayError`."""
+        request = contract.infer_request(model, request_id, values, priority)
+        call = self._ask(request, timeout=timeout_seconds)
+        self._calls.add(call)
         answered = False
         try:
-            await call.write(request)
-            await call.done_writing()
             async for message in call:
                 if message.error_message:
                     raise from_text(message.error_message)
@@ -105,18 +144,20 @@ class TritonClient:
             raise UpstreamError("the model ended without a finish reason")
         except grpc.RpcError as error:
             raise from_status(error) from None
-        except asyncio.InvalidStateError:
-            # Writing to a call that has already failed: its status says why.
-            raise from_status(await _failure(call)) from None
+        except asyncio.CancelledError:
+            if self._cut and call.cancelled():
+                raise ShuttingDown from None
+            raise
         except contract.ContractError as error:
             raise UpstreamError(str(error)) from None
         finally:
+            self._calls.discard(call)
             if answered:
                 self._let_end(call)
             else:
                 call.cancel()
 
-    def _let_end(self, call: grpc.aio.StreamStreamCall) -> None:
+    def _let_end(self, call: grpc.aio.UnaryStreamCall) -> None:
         """Read an answered call to its end, which is a moment away. A cancellation that meets the end of its request
         makes Triton 2.51 keep the request, and with it the model's version, for ever (server pull request 8078)."""
         ending = asyncio.create_task(_to_its_end(call))
@@ -124,15 +165,10 @@ class TritonClient:
         ending.add_done_callback(self._endings.discard)
 
 
-async def _to_its_end(call: grpc.aio.StreamStreamCall) -> None:
+async def _to_its_end(call: grpc.aio.UnaryStreamCall) -> None:
     with contextlib.suppress(grpc.RpcError):
         async for _ in call:
             pass
-
-
-async def _failure(call: grpc.aio.StreamStreamCall) -> grpc.RpcError:
-    status = await call.code()
-    return grpc.aio.AioRpcError(status, grpc.aio.Metadata(), grpc.aio.Metadata())
 
 
 def _status_name(error: grpc.RpcError) -> str:

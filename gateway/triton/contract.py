@@ -19,6 +19,10 @@ INPUTS = {
     "temperature": "FP32",
     "top_p": "FP32",
     "top_k": "INT32",
+    "min_p": "FP32",
+    "frequency_penalty": "FP32",
+    "presence_penalty": "FP32",
+    "repetition_penalty": "FP32",
     "seed": "UINT64",
     "stop": "BYTES",
     "stream": "BOOL",
@@ -58,11 +62,13 @@ class ModelInfo:
     context_length: int
 
 
-def infer_request(model: str, request_id: str, values: Mapping[str, Value]) -> pb.ModelInferRequest:
-    """The request of ``values`` by tensor name."""
+def infer_request(model: str, request_id: str, values: Mapping[str, Value], priority: int = 0) -> pb.ModelInferRequest:
+    """The request of ``values`` by tensor name. ``priority`` 0 leaves it to the model's configuration."""
     request = pb.ModelInferRequest(model_name=model, id=request_id)
     # Without it a decoupled model that ends without a response would leave the stream open.
     request.parameters["triton_enable_empty_final_response"].bool_param = True
+    if priority:
+        request.parameters["priority"].uint64_param = priority
     for name, value in values.items():
         kind = INPUTS[name]
         elements = value if isinstance(value, list) else [value]

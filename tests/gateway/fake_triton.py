@@ -30,6 +30,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def __init__(self) -> None:
         self.ready = True
+        self.only = ""
+        """The one model that is known; empty for any."""
         self.parameters = {
             "tidegate_format": "1",
             "chat_template": CHAT_TEMPLATE,
@@ -49,6 +51,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         """The parameters."""
+        if self.only and request.name != self.only:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         response = pb.ModelConfigResponse()
         for key, value in self.parameters.items():
             response.config.parameters[key].string_value = value

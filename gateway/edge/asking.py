@@ -1,0 +1,72 @@
+"""What every HTTP surface does with a request that asks the model: its time, and a client that leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastapi import Request
+
+from gateway.errors import ClientClosed, InvalidField
+
+Result = TypeVar("Result")
+TIMEOUT_HEADER = b"x-request-timeout-seconds"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for: tokens, and seconds (those it gets unless it says otherwise, and the most)."""
+
+    max_tokens: int
+    timeout_seconds: float
+    max_timeout_seconds: float
+
+    def require_tokens(self, asked: int, field: str = "max_tokens") -> None:
+        """Raises :class:`InvalidField`."""
+        if asked > self.max_tokens:
+            raise InvalidField(f"{field}: at most {self.max_tokens} here; ask for fewer", field=field)
+
+    def deadline(self, request: Request, in_body: float | None = None) -> float:
+        """When the request's time is over, in monotonic seconds: by its body and its header, the shorter of both, or as
+        usual; never more than the gateway allows. Raises :class:`InvalidField` for a header that is no number."""
+        asked = [each for each in (in_body, _in_header(request.scope["headers"])) if each is not None]
+        seconds = min(asked, default=self.timeout_seconds)
+        accepted: float = request.scope["state"]["accepted"]
+        return accepted + min(seconds, self.max_timeout_seconds)
+
+
+def _in_header(headers: list[tuple[bytes, bytes]]) -> float | None:
+    for name, value in headers:
+        if name == TIMEOUT_HEADER:
+            with contextlib.suppress(ValueError):
+                if 0 < (seconds := float(value)) < float("inf"):
+                    return seconds
+            raise InvalidField("X-Request-Timeout-Seconds must be a number above 0", field="X-Request-Timeout-Seconds")
+    return None
+
+
+async def unless_client_leaves(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of ``work``, which is cancelled when the client closes the connection before. Raises ClientClosed."""
+    asking = asyncio.current_task()
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        if asking is not None:
+            asking.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if left:
+            raise ClientClosed from None
+        raise
+    finally:
+        watching.cancel()

@@ -1,0 +1,95 @@
+"""Uvicorn's HTTP/1.1 protocol with bounds that it lacks: bytes and seconds of a request's head, and connections.
+
+A request that breaks one has no request yet to answer, so the refusal is written to the connection and the connection
+is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.edge.problems import error_body
+from gateway.errors import GatewayError, HeadersTooLarge, RequestTimeout, TooManyConnections
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    most_header_bytes: ClassVar[int]
+    header_seconds: ClassVar[float]
+    most_connections: ClassVar[int]
+
+    _in_head = True
+    _head_bytes = 0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there; one too many is told so."""
+        super().connection_made(transport)
+        if len(self.connections) > self.most_connections:
+            self._refuse(TooManyConnections())
+        else:
+            self._timer = self.loop.call_later(self.header_seconds, self._late)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes; those of a head are counted."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.most_header_bytes:
+                self._refuse(HeadersTooLarge(f"the headers are larger than {self.most_header_bytes} bytes; send fewer"))
+            elif self._timer is None:
+                self._timer = self.loop.call_later(self.header_seconds, self._late)
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is here."""
+        self._in_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is here; what comes next is a head."""
+        super().on_message_complete()
+        self._in_head, self._head_bytes = True, 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        self._refuse(RequestTimeout(f"the headers took longer than {self.header_seconds:g} seconds; send them again"))
+
+    def _refuse(self, error: GatewayError) -> None:
+        if not self.transport.is_closing():
+            body = json.dumps(error_body(error, "")).encode()
+            head = f"HTTP/1.1 {error.http_status} {error.code}\r\ncontent-type: application/json\r\n"
+            head += f"content-length: {len(body)}\r\nconnection: close\r\nretry-after: 1\r\n\r\n"
+            self.transport.write(head.encode() + body)
+            self.transport.close()
+
+
+def bounded(header_bytes: int, seconds: float, connections: int) -> type[BoundedProtocol]:
+    """The protocol with these bounds."""
+
+    class Bounded(BoundedProtocol):
+        most_header_bytes, header_seconds, most_connections = header_bytes, seconds, connections
+
+    return Bounded

@@ -1,0 +1,80 @@
+"""The process: listen, drain at SIGTERM, exit with 0.
+
+Told to stop, a gateway first says that it is not ready and keeps serving for ``shutdown_delay_seconds``, while whoever
+balances the load looks elsewhere. Then it stops listening and lets what runs end; what still runs shortly before
+``shutdown_grace_seconds`` are over is cut with an error of its own, so that nobody is left without an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+
+from gateway.app import create_app
+from gateway.protocol import bounded
+from gateway.settings import Settings
+from gateway.telemetry import configure_logging
+from gateway.traffic.drain import Drain
+from gateway.workers import Workers, listen
+
+CUT_BEFORE_SECONDS = 1.0
+"""What runs is cut this long before the end, so that its last event still leaves."""
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server with a drain before its end."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, delay_seconds: float, grace_seconds: float) -> None:
+        super().__init__(config)
+        self._drain, self._delay, self._grace = drain, delay_seconds, grace_seconds
+        self._asked_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second ends at once. Neither is raised again: a drained gateway exits with 0."""
+        if self._asked_at is not None:
+            self.should_exit = self.force_exit = True
+        else:
+            self._drain.draining = True
+            self._asked_at = time.monotonic()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if self._asked_at is not None and time.monotonic() - self._asked_at >= self._delay:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, wait for what runs, cut it before the grace is over."""
+        seconds = max(self._grace - CUT_BEFORE_SECONDS, 0.0)
+        cutting = asyncio.get_running_loop().call_later(seconds, self._drain.cut)
+        await super().shutdown(sockets)
+        cutting.cancel()
+
+
+def serve(settings: Settings, listen_fd: int | None = None) -> int:
+    """Serve until told to stop; the exit status. ``listen_fd`` is a listening socket, given by a parent that did so.
+    Raises what :func:`gateway.app.create_app` raises, and OSError for a port that cannot be had."""
+    configure_logging(settings.log_level)
+    if settings.workers > 1 and listen_fd is None:
+        ending = settings.shutdown_delay_seconds + settings.shutdown_grace_seconds + CUT_BEFORE_SECONDS
+        return Workers(listen(settings.host, settings.port), settings.workers, ending).run()
+    drain = Drain()
+    config = uvicorn.Config(
+        create_app(settings, drain),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http=bounded(settings.max_header_bytes, settings.header_timeout_seconds, settings.max_connections),
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        log_config=None,
+        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+    )
+    sockets = None if listen_fd is None else [socket.socket(fileno=listen_fd)]
+    Server(config, drain, settings.shutdown_delay_seconds, settings.shutdown_grace_seconds).run(sockets=sockets)
+    return 0

@@ -1,0 +1,109 @@
+"""Who gets in: the bound, the rate that things drain at, and one deadline for everything."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import Overloaded, TooManyRequests
+from gateway.traffic.admission import Admission
+
+from .conftest import Served, serve
+from .test_errors import refusal
+
+
+class Clock:
+    """A clock that is told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def busy(rate: float, running: int, most: int = 1000) -> tuple[Admission, Clock]:
+    """``running`` in flight, of which ``rate`` a second have been served lately."""
+    clock = Clock()
+    admission = Admission(most, clock)
+    for _ in range(running + 1):
+        admission.enter()
+    for _ in range(40):
+        clock.now += 1 / rate
+        admission.enter()
+        admission.leave(served=True)
+    admission.leave(served=False)
+    return admission, clock
+
+
+def test_the_bound_is_exact_and_retry_after_follows_the_drain() -> None:
+    """The last place is given, the next one is refused; half the queue at ten a second takes so many seconds."""
+    admission, _ = busy(rate=10, running=100, most=102)
+    admission.enter()
+    admission.enter()
+    with pytest.raises(TooManyRequests) as refused:
+        admission.enter()
+    assert refused.value.retry_after_seconds == pytest.approx(102 / 2 / 10, abs=1)
+
+
+@given(rate=st.floats(0.5, 500), running=st.integers(2, 500), seconds=st.floats(0.1, 600))
+def test_who_cannot_be_answered_in_time_is_refused(rate: float, running: int, seconds: float) -> None:
+    """By Little's law with a margin, and only then; Retry-After is at least a second and at most a minute."""
+    admission, _ = busy(rate, running)
+    needed = 1.25 * admission.running / rate
+    if needed > seconds * 1.05:
+        with pytest.raises(Overloaded) as refused:
+            admission.require_time(seconds)
+        assert 1 <= (refused.value.retry_after_seconds or 0) <= 60
+    elif needed < seconds * 0.95:
+        admission.require_time(seconds)
+
+
+def test_an_unknown_rate_refuses_nobody() -> None:
+    """At the start, after an idle gap, or when all that happened is long ago, nothing is known."""
+    admission, clock = busy(rate=1, running=500)
+    clock.now += 60
+    admission.require_time(0.1)
+    for _ in range(500):
+        admission.leave(served=False)
+    assert admission.running == 0
+    admission.enter()
+    assert admission.rate() is None
+
+
+@pytest.mark.parametrize("where", ["body", "header", "both", "capped"])
+async def test_a_request_has_one_deadline(tmp_path: Path, where: str) -> None:
+    """From the body or the header, the shorter of both, never beyond the gateway's own: 504 in time, Triton is told."""
+    body = {"text_input": "hang", **({"timeout_seconds": 0.3 if where == "body" else 60} if where != "header" else {})}
+    headers = {"X-Request-Timeout-Seconds": "0.3" if where in ("header", "both") else "60"}
+    limits = {"max_request_timeout_seconds": 0.3} if where == "capped" else {}
+    async with serve(tmp_path, **limits) as served, served.client() as client:
+        began = asyncio.get_running_loop().time()
+        response = await client.post("/generate", json=body, headers=headers)
+        assert asyncio.get_running_loop().time() - began < 5
+        refusal(response, 504, "deadline_exceeded")
+        await asyncio.wait_for(served.triton.cancelled.wait(), 2)
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf"])
+async def test_a_deadline_that_is_no_number_is_422(served: Served, value: str) -> None:
+    """The header is named."""
+    async with served.client() as client:
+        response = await client.post(
+            "/generate", json={"text_input": "x"}, headers={"X-Request-Timeout-Seconds": value}
+        )
+    assert refusal(response, 422, "invalid_field")["field"] == "X-Request-Timeout-Seconds"
+
+
+async def test_a_model_that_is_not_there_is_404(served: Served) -> None:
+    """By name; nothing is asked."""
+    served.triton.only = "generate"
+    async with served.client() as client:
+        response = await client.post("/generate", json={"text_input": "x", "model": "other"})
+        assert refusal(response, 404, "model_not_found")["field"] == "model"
+        assert (await client.post("/generate", json={"text_input": "x", "model": "generate"})).status_code == 200
+    assert len(served.triton.requests) == 1

@@ -1,0 +1,148 @@
+"""The process: SIGTERM, several workers, and the bounds on what a client may send before it has asked anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+
+from .conftest import KEY, free_port
+from .processes import Running, running
+
+
+async def children(pid: int) -> list[int]:
+    """The workers of a parent."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(each) for each in text.split()]
+
+
+async def test_sigterm_lets_what_runs_end_and_exits_with_0(tmp_path: Path) -> None:
+    """Not ready at once, still serving during the delay, closing connections; the running stream reaches its end."""
+    async with running(tmp_path, shutdown_delay_seconds=1.0, shutdown_grace_seconds=5) as gateway:
+        async with gateway.client() as client:
+            body = {"text_input": "say-on:" + "x" * 300, "stream": True, "timeout_seconds": 3}
+            async with client.stream("POST", "/generate", json=body) as stream:
+                lines = stream.aiter_lines()
+                await anext(lines)
+                gateway.process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.3)
+                refused = await client.get("/health/ready")
+                assert (refused.status_code, refused.json()["reason"]) == (503, "this gateway is shutting down")
+                late = await client.post("/generate", json={"text_input": "one two"})
+                assert (late.status_code, late.headers["connection"]) == (200, "close")
+                text = [line async for line in lines if line.startswith("data:")]
+        assert await asyncio.wait_for(gateway.process.wait(), 10) == 0
+    # The model never ended; what ended the stream is the request's own deadline, inside the grace.
+    assert json.loads(text[-1][5:])["error"]["code"] == "deadline_exceeded"
+
+
+async def test_what_outlives_the_grace_is_cut_with_an_event(tmp_path: Path) -> None:
+    """Streams end with `shutting_down`, whole answers with 503 and Retry-After, and Triton is told."""
+    async with running(tmp_path, shutdown_grace_seconds=2) as gateway, gateway.client() as client:
+        whole = asyncio.create_task(client.post("/generate", json={"text_input": "hang"}))
+        async with client.stream("POST", "/generate", json={"text_input": "slow", "stream": True}) as stream:
+            lines = stream.aiter_lines()
+            await anext(lines)
+            gateway.process.send_signal(signal.SIGTERM)
+            text = [line async for line in lines if line.startswith("data:")]
+        assert json.loads(text[-1][5:])["error"]["code"] == "shutting_down"
+        answer = await whole
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert await asyncio.wait_for(gateway.process.wait(), 10) == 0
+        await asyncio.wait_for(gateway.triton.cancelled.wait(), 2)
+
+
+async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """Who is in a hurry does not wait for the grace."""
+    async with running(tmp_path, shutdown_grace_seconds=60) as gateway, gateway.client() as client:
+        hanging = asyncio.create_task(client.post("/generate", json={"text_input": "hang"}))
+        while not gateway.triton.requests:
+            await asyncio.sleep(0.01)
+        gateway.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        gateway.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(gateway.process.wait(), 10)
+        with contextlib.suppress(httpx.TransportError):  # the process may be gone before it has answered
+            assert (await hanging).status_code >= 500
+
+
+async def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    """Two workers on one port; `kill -9` of one leaves the other serving, and a new one comes; SIGTERM ends all, 0."""
+    async with running(tmp_path, workers=2) as gateway:
+        before = await children(gateway.process.pid)
+        assert len(before) == 2
+        os.kill(before[0], signal.SIGKILL)
+        async with gateway.client() as client:
+            for _ in range(20):
+                assert (await client.post("/generate", json={"text_input": "one two"})).status_code == 200
+        while len(after := set(await children(gateway.process.pid)) - {before[0]}) < 2:
+            await asyncio.sleep(0.05)
+        assert before[1] in after
+        gateway.process.terminate()
+        assert await asyncio.wait_for(gateway.process.wait(), 15) == 0
+
+
+async def test_workers_that_cannot_start_end_the_parent(tmp_path: Path) -> None:
+    """A broken policy is no reason to start workers for ever: the parent ends with their status and their words."""
+    values = {"JWT_KEY": KEY, "POLICY_FILE": tmp_path / "none.yaml", "WORKERS": 2, "PORT": free_port()}
+    environment = {**os.environ, **{f"TIDEGATE_{name}": str(value) for name, value in values.items()}}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "serve", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 2
+    assert b"TIDEGATE_POLICY_FILE" in said
+
+
+async def raw(gateway: Running, sent: bytes, *, seconds: float = 10) -> bytes:
+    """What comes back on a connection of its own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(sent)
+    answer = await asyncio.wait_for(reader.read(), seconds)
+    writer.close()
+    return answer
+
+
+async def test_the_head_of_a_request_is_bounded(tmp_path: Path) -> None:
+    """Too many bytes: 431, in one header or in many. Too slow: 408. Both close the connection."""
+    async with running(tmp_path, max_header_bytes=4096, header_timeout_seconds=0.5) as gateway:
+        start = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
+        assert (await raw(gateway, start + b"a: " + b"b" * 9000)).startswith(b"HTTP/1.1 431")
+        assert (await raw(gateway, start + b"a: b\r\n" * 3000)).startswith(b"HTTP/1.1 431")
+        assert (await raw(gateway, start)).startswith(b"HTTP/1.1 408")
+        assert (await raw(gateway, b"")).startswith(b"HTTP/1.1 408")
+        whole = await raw(gateway, start + b"connection: close\r\n\r\n")
+        assert whole.startswith(b"HTTP/1.1 200")
+
+
+async def test_connections_are_bounded(tmp_path: Path) -> None:
+    """One too many is told so at once; when another leaves, there is room again."""
+    async with running(tmp_path, max_connections=3) as gateway:
+        await asyncio.sleep(0.1)
+        held = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        assert (await raw(gateway, b"")).startswith(b"HTTP/1.1 503")
+        for _, writer in held:
+            writer.close()
+        await asyncio.sleep(0.2)
+        async with gateway.client() as client:
+            assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
+    """The body is read inside the request's own time."""
+    async with running(tmp_path, request_timeout_seconds=0.5) as gateway, gateway.client() as client:
+
+        async def never() -> object:
+            yield b"{"
+            await asyncio.sleep(5)
+
+        response = await client.post("/generate", content=never())
+    assert (response.status_code, response.json()["error"]["code"]) == (408, "request_timeout")
