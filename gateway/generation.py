@@ -81,6 +81,16 @@ class Generation:
         principal.require(SCOPE)
         self._admission.require_time(ask.seconds_left())
         info = await self._info(ask.model)
+        answer = await self._asked(principal, ask, info)
+        if info.version and answer.version != info.version:
+            # A rollout came between, and the prompt was written for another version. Nothing has been sent yet.
+            now = await self._triton.info(ask.model, anew=True)
+            if replace(now, version=info.version) != info:
+                await answer.close()
+                answer = await self._asked(principal, ask, now)
+        return answer
+
+    async def _asked(self, principal: Principal, ask: Ask, info: ModelInfo) -> Answer:
         context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
         prompt, decision = await self._checked(ask.prompt, info, context)
         values = {**_rendered(prompt, info), **ask.parameters}
@@ -162,6 +172,7 @@ class Answer:
         self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
         self._called = time.monotonic()
         self._first: Delta | None = None
+        self.version = ""
         self.last: Delta | None = None
 
     async def wait_for_first(self) -> None:
@@ -172,6 +183,7 @@ class Answer:
             await self.close()
             raise
         self.last = self._first
+        self.version = self._first.model_version
         self._telemetry.triton_first_response.observe(time.monotonic() - self._called)
 
     async def __aiter__(self) -> AsyncGenerator[Delta, None]:

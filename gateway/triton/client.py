@@ -81,12 +81,12 @@ class TritonClient:
             raise from_status(error) from None
         return sorted({model.name for model in index.models})
 
-    async def info(self, model: str) -> ModelInfo:
-        """The model's description of itself, asked again after a few seconds: a new version may have another template.
+    async def info(self, model: str, *, anew: bool = False) -> ModelInfo:
+        """The model's description of itself, asked again after a few seconds, or at once when it is wanted ``anew``.
         Raises :class:`ModelNotFound` for a model that Triton does not have, :class:`TritonUnavailable` or
         :class:`UpstreamError`."""
         known = self._infos.get(model)
-        if known is not None and time.monotonic() <= known[0]:
+        if known is not None and not anew and time.monotonic() <= known[0]:
             return known[1]
         reading = self._reading.get(model)
         if reading is None:  # one question, however many wait for the answer

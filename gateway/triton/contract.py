@@ -53,13 +53,14 @@ class Delta:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the model says about itself in its ``config.pbtxt`` parameters."""
+    """What the model says about itself in its ``config.pbtxt`` parameters; ``version`` may be empty."""
 
     chat_template: str
     bos_token: str
     eos_token: str
     special_tokens: tuple[str, ...]
     context_length: int
+    version: str
 
 
 def infer_request(model: str, request_id: str, values: Mapping[str, Value], priority: int = 0) -> pb.ModelInferRequest:
@@ -125,6 +126,7 @@ def model_info(config: pb.ModelConfigResponse) -> ModelInfo:
             eos_token=values["eos_token"],
             special_tokens=tuple(json.loads(values["special_tokens"])),
             context_length=int(values["context_length"]),
+            version=values.get("version", ""),
         )
     except (KeyError, ValueError) as error:
         raise ContractError(f"the model's config.pbtxt lacks or garbles a parameter: {error!r}") from None

@@ -91,4 +91,4 @@ def test_every_value_the_gateway_sends_arrives_in_the_backend() -> None:
 def test_the_gateway_understands_what_the_model_says_about_itself(config: model_config_pb2.ModelConfig) -> None:
     """Also characters that a text format has to escape."""
     info = contract.model_info(service_pb2.ModelConfigResponse(config=config))
-    assert info == contract.ModelInfo("{{ messages }}", "<s>", "</s>", ("<s>", "</s>", "<|终|>"), 2048)
+    assert info == contract.ModelInfo("{{ messages }}", "<s>", "</s>", ("<s>", "</s>", "<|终|>"), 2048, "")
