@@ -32,6 +32,7 @@ model-onnx: $(VENV)/.test-installed  ## the same as fp32 for ONNX Runtime, into 
 	@if $(PY) -c "import onnxruntime" 2>/dev/null; then $(PY) -m build_engine build --source "$$($(PY) -m deploy.local.demo_model)" --name generate --target onnxruntime --precision fp32 --slots 16 --sequence-length 512 --repository .build/repository-onnx > .build/manifest-onnx.json; else echo "model-onnx: left out, ONNX Runtime has no wheel for this Python"; fi
 
 test: $(VENV)/.test-installed lint model model-fp32 model-onnx  ## everything: lint, unit, property and system tests
+	@deploy/local/install-test-tools
 	$(PY) -m pytest
 
 lint: $(VENV)/.test-installed  ## ruff, mypy (strict), import-linter

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,18 @@ end
 """
 
 
-def wrk(url: str, token: str, connections: int, seconds: int, script: Path) -> dict[str, float]:
+def wrk(
+    url: str,
+    token: str,
+    connections: int,
+    seconds: int,
+    script: Path,
+    path: str = "/generate",
+    body: Mapping[str, Any] = BODY,
+) -> dict[str, float]:
     """One run: requests a second and latencies in ms. Raises RuntimeError when a request failed."""
-    script.write_text(SCRIPT.format(token=token, body=json.dumps(BODY)), encoding="utf-8")
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), f"{url}/generate"]
+    script.write_text(SCRIPT.format(token=token, body=json.dumps(body)), encoding="utf-8")
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url + path]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
     requests, microseconds, failed, p50, p99 = map(int, line.split()[1:])

@@ -16,6 +16,7 @@ from gateway.policy.errors import PolicyError
 from gateway.reference import settings_table
 from gateway.serving import serve
 from gateway.settings import Settings
+from gateway.traffic.quotas import QuotaError
 
 DAY_SECONDS = 86_400
 
@@ -38,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {name}{each['msg'].removeprefix('Value error, ')}", file=sys.stderr)
     except PolicyError as error:
         print(f"error: TIDEGATE_POLICY_FILE: {error}", file=sys.stderr)
+    except QuotaError as error:
+        print(f"error: {error}", file=sys.stderr)
     return 2
 
 

@@ -29,6 +29,7 @@ class Principal:
     tenant: str
     scopes: frozenset[str]
     expires_at: float
+    tenant_class: str = ""
 
     def require(self, scope: str) -> None:
         """Raises :class:`Forbidden` when the scope is not granted."""

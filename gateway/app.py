@@ -26,12 +26,17 @@ from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
+from gateway.traffic.quotas import Quotas, open_quotas
+from gateway.traffic.quotas import reload as quota_reload
 from gateway.triton import TritonClassifier, TritonClient
+
+LEASE_MARGIN_SECONDS = 60.0
+"""No request is running so long after its deadline."""
 
 
 def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
     """The ASGI application; ``drain`` tells it that its end is near. Raises :class:`gateway.policy.errors.PolicyError`
-    for a policy that cannot be used."""
+    for a policy that cannot be used, :class:`gateway.traffic.quotas.QuotaError` for quotas."""
     telemetry, drain = Telemetry(), drain or Drain()
     admission = Admission(settings.max_concurrent_requests)
     plain: dict[str, Endpoint] = {}
@@ -39,6 +44,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
     services = Services(classifier, telemetry)
     in_force = _policy(settings, services)
     telemetry.policy_in_force(in_force.version)
+    quotas = _quotas(settings, telemetry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -51,6 +57,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
             triton,
             policy,
             admission,
+            quotas,
             telemetry,
             default_model=settings.model,
             allow_special_tokens=settings.allow_special_tokens,
@@ -59,11 +66,16 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
         plain.update(http.generate_endpoints(generation, limits))
         http.describe_endpoints(app, plain)
         app.include_router(operations.routes(triton, settings.model, telemetry, drain))
-        async with watching(settings.policy_file, settings.policy_reload_seconds, policy, telemetry, services):
+        seconds = settings.policy_reload_seconds
+        async with (
+            watching(settings.policy_file, seconds, policy, telemetry, services),
+            quota_reload.watching(settings.quota_file, seconds, quotas, telemetry),
+        ):
             try:
                 yield
             finally:
                 await triton.close()
+                await quotas.close()
                 await classifier.close()
                 if audit is not None:
                     audit.close()
@@ -86,6 +98,18 @@ def _policy(settings: Settings, services: Services) -> Policy:
     if settings.policy_file is None:  # development only: the settings refuse it in production
         return compile_policy(PolicyFile(version="none"), Path(), "none")
     return load_policy(settings.policy_file, services)
+
+
+def _quotas(settings: Settings, telemetry: Telemetry) -> Quotas:
+    return open_quotas(
+        settings.quota_file,
+        telemetry,
+        lifetime_seconds=settings.max_request_timeout_seconds + LEASE_MARGIN_SECONDS,
+        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        on_redis_failure=settings.quota_on_redis_failure,
+        directory=settings.quota_directory,
+        workers=settings.workers,
+    )
 
 
 def _audit(settings: Settings) -> AuditLog | None:

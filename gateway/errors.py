@@ -15,6 +15,7 @@
     ├── BodyTooLarge                  413  RESOURCE_EXHAUSTED   body_too_large
     ├── InvalidField                  422  INVALID_ARGUMENT     invalid_field
     ├── TooManyRequests               429  RESOURCE_EXHAUSTED   too_many_requests
+    ├── QuotaExceeded                 429  RESOURCE_EXHAUSTED   quota_exceeded
     ├── HeadersTooLarge               431  RESOURCE_EXHAUSTED   headers_too_large
     ├── ClientClosed                  499  CANCELLED            client_closed
     ├── InternalError                 500  INTERNAL             internal
@@ -23,6 +24,7 @@
     │   ├── Overloaded                503  UNAVAILABLE          overloaded
     │   ├── ShuttingDown              503  UNAVAILABLE          shutting_down
     │   └── TooManyConnections        503  UNAVAILABLE          too_many_connections
+    ├── QuotaUnavailable              503  UNAVAILABLE          quota_unavailable
     ├── RequestTimeout                408  DEADLINE_EXCEEDED    request_timeout
     └── DeadlineExceeded              504  DEADLINE_EXCEEDED    deadline_exceeded
 
@@ -31,6 +33,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -148,6 +151,23 @@ class TooManyRequests(GatewayError):
     retry_after_seconds = 1
 
 
+class QuotaExceeded(GatewayError):
+    """The tenant has used what it may. ``headers`` are the RateLimit fields."""
+
+    http_status, grpc_status, code = 429, "RESOURCE_EXHAUSTED", "quota_exceeded"
+    default_message = "the tenant's quota is used up"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after_seconds: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.headers = dict(headers or {})
+
+
 class HeadersTooLarge(GatewayError):
     """More bytes before the body than the limit."""
 
@@ -208,6 +228,14 @@ class RequestTimeout(GatewayError):
 
     http_status, grpc_status, code = 408, "DEADLINE_EXCEEDED", "request_timeout"
     default_message = "the body did not arrive within the request's time; send it again"
+
+
+class QuotaUnavailable(GatewayError):
+    """Nobody can say what the tenant has used, and it was decided to refuse then."""
+
+    http_status, grpc_status, code = 503, "UNAVAILABLE", "quota_unavailable"
+    default_message = "quotas cannot be checked at the moment; retry after a moment"
+    retry_after_seconds = 1
 
 
 class DeadlineExceeded(GatewayError):

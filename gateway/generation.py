@@ -10,21 +10,25 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from gateway.access import Principal
-from gateway.errors import DeadlineExceeded, ModelNotFound, PromptRejected, TritonUnavailable
+from gateway.errors import DeadlineExceeded, ModelNotFound, PromptRejected, QuotaExceeded, TritonUnavailable
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.template import render, without_special_tokens
 from gateway.traffic.admission import Admission
+from gateway.traffic.quotas import Lease, Quotas
 from gateway.triton import Delta, ModelInfo, TritonClient
 from gateway.triton.contract import Value
 
 SCOPE = "generate"
 CONTENT_FILTER = "content_filter"
+QUOTA = "quota"
+BYTES_A_TOKEN, TOKENS_A_MESSAGE = 4, 4
+"""For an estimate of the prompt; the model's own count settles it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,14 @@ class Ask:
     deadline: float
     accepted: float = field(default_factory=time.monotonic)
     include_policy: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+    """What the answer, or the refusal, is to say of the tenant's quota; for whoever sends it."""
+
+    def tokens(self) -> tuple[int, int]:
+        """An estimate of the prompt's, and the most that prompt and answer may come to."""
+        written = sum(len(text.encode("utf-8", "surrogatepass")) for text in self.prompt.written())
+        prompt = written // BYTES_A_TOKEN + TOKENS_A_MESSAGE * len(self.prompt.messages)
+        return prompt, prompt + int(cast("int", self.parameters["max_tokens"]))
 
     def seconds_left(self) -> float:
         """Of the budget. Raises :class:`DeadlineExceeded` when there is none."""
@@ -68,18 +80,41 @@ class Generation:
         triton: TritonClient,
         policy: PolicyEngine,
         admission: Admission,
+        quotas: Quotas,
         telemetry: Telemetry,
         *,
         default_model: str,
         allow_special_tokens: bool,
     ) -> None:
         self._triton, self._policy, self._admission, self._telemetry = triton, policy, admission, telemetry
+        self._quotas = quotas
         self.default_model, self._allow_special_tokens = default_model, allow_special_tokens
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
         principal.require(SCOPE)
         self._admission.require_time(ask.seconds_left())
+        lease = await self._lease(principal, ask)
+        try:
+            return await self._ask(principal, ask, lease)
+        except BaseException:
+            await lease.settle()
+            ask.headers.update(lease.headers)
+            raise
+
+    async def _lease(self, principal: Principal, ask: Ask) -> Lease:
+        """The tenant's leave to use tokens. Raises :class:`QuotaExceeded`."""
+        prompt, most = ask.tokens()
+        try:
+            lease = await self._quotas.admit(principal.tenant, principal.tenant_class, most, prompt)
+        except QuotaExceeded as error:
+            ask.headers.update(error.headers)
+            raise
+        ask.headers.update(lease.headers)
+        return lease
+
+    async def _ask(self, principal: Principal, ask: Ask, lease: Lease) -> Answer:
+        """Check the prompt and ask Triton."""
         info = await self._info(ask.model)
         answer = await self._asked(principal, ask, info)
         if info.version and answer.version != info.version:
@@ -94,10 +129,12 @@ class Generation:
         context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
         prompt, decision = await self._checked(ask.prompt, info, context)
         values = {**_rendered(prompt, info), **ask.parameters}
+        if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
+            values["stream"] = True
         deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
         guard = self._policy.output(replace(context, direction="output"))
         verdicts = Verdicts(self._policy.policy.version, decision, guard) if ask.include_policy else None
-        answer = Answer(ask, self._telemetry, _guarded(deltas, guard), verdicts)
+        answer = Answer(ask, lease, self._telemetry, _guarded(deltas, guard, lease), verdicts)
         await answer.wait_for_first()
         return answer
 
@@ -145,17 +182,23 @@ def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
     return {"text_input": text, "add_special_tokens": False}
 
 
-async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard) -> AsyncGenerator[Delta, None]:
-    """The answer as it may leave. A blocked one ends with ``content_filter``, and the model is stopped."""
+async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Lease) -> AsyncGenerator[Delta, None]:
+    """The answer as it may leave. A blocked one ends with ``content_filter``, one that has used up its quota with
+    ``quota``, and the model is stopped."""
     try:
         async for delta in deltas:
+            reason = delta.finish_reason
+            if not lease.take(delta.prompt_tokens + delta.completion_tokens) and not reason:
+                reason = QUOTA
             text = await guard.feed(delta.text)
-            if not guard.blocked and delta.finish_reason:
+            if not guard.blocked and reason:
                 text += await guard.finish()
             if guard.blocked:
                 yield replace(delta, text=text, finish_reason=CONTENT_FILTER)
                 return
-            yield replace(delta, text=text)
+            yield replace(delta, text=text, finish_reason=reason)
+            if reason == QUOTA:
+                return
     finally:
         guard.close()
         if isinstance(deltas, AsyncGenerator):
@@ -166,8 +209,14 @@ class Answer:
     """A running answer. Iterate it to its end, or close it: either frees everything in Triton."""
 
     def __init__(
-        self, ask: Ask, telemetry: Telemetry, deltas: AsyncIterator[Delta], verdicts: Verdicts | None = None
+        self,
+        ask: Ask,
+        lease: Lease,
+        telemetry: Telemetry,
+        deltas: AsyncIterator[Delta],
+        verdicts: Verdicts | None = None,
     ) -> None:
+        self._ask, self._lease = ask, lease
         self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
         self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
         self._called = time.monotonic()
@@ -212,9 +261,13 @@ class Answer:
 
     async def close(self) -> None:
         """Cancel what still runs and count what was spent. Safe to call again."""
-        if isinstance(self._deltas, AsyncGenerator):
-            with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
-                await self._deltas.aclose()
+        try:
+            if isinstance(self._deltas, AsyncGenerator):
+                with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
+                    await self._deltas.aclose()
+        finally:
+            await self._lease.settle()
+            self._ask.headers.update(self._lease.headers)
         if self.last is not None and self._called:
             self._telemetry.prompt_tokens.inc(self.last.prompt_tokens)
             self._telemetry.completion_tokens.inc(self.last.completion_tokens)

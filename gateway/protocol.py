@@ -48,7 +48,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._timer = self.loop.call_later(self.header_seconds, self._late)
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """The first byte of a head. Between two requests uvicorn's own keep-alive timer counts."""
         self._in_head, self._head_bytes = True, 0
         super().on_message_begin()
 
@@ -57,11 +57,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """The body is here; what comes next is a head."""
-        super().on_message_complete()
-        self._in_head, self._head_bytes = True, 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""

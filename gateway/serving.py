@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import time
 from types import FrameType
 
@@ -61,7 +62,9 @@ def serve(settings: Settings, listen_fd: int | None = None) -> int:
     configure_logging(settings.log_level)
     if settings.workers > 1 and listen_fd is None:
         ending = settings.shutdown_delay_seconds + settings.shutdown_grace_seconds + CUT_BEFORE_SECONDS
-        return Workers(listen(settings.host, settings.port), settings.workers, ending).run()
+        with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
+            shared = {} if settings.quota_directory is not None else {"TIDEGATE_QUOTA_DIRECTORY": folder}
+            return Workers(listen(settings.host, settings.port), settings.workers, ending, shared).run()
     drain = Drain()
     config = uvicorn.Config(
         create_app(settings, drain),

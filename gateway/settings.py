@@ -37,7 +37,15 @@ class Settings(BaseSettings):
     jwt_leeway_seconds: int = Field(5, ge=0, le=300, description="clock difference that is tolerated")
     policy_file: Path | None = Field(None, description="the policy (docs/policy.md); required in production")
     policy_reload_seconds: float = Field(
-        2.0, ge=0, le=3600, description="how often its files are looked at; 0 is never"
+        2.0, ge=0, le=3600, description="how often its files, and that of the quotas, are looked at; 0 is never"
+    )
+    quota_file: Path | None = Field(None, description="what tenants may use (docs/quotas.md); without it, anything")
+    quota_directory: Path | None = Field(
+        None, description="folder for what they have used: shared by this host's workers, kept over restarts"
+    )
+    redis_url: SecretStr | None = Field(None, description="the same in Redis, for several hosts; redis:// or rediss://")
+    quota_on_redis_failure: Literal["local", "refuse"] = Field(
+        "local", description="while Redis is away: each host counts alone, or requests are refused (503)"
     )
     audit_file: Path | None = Field(None, description="the record of every policy decision (docs/policy.md)")
     audit_max_bytes: int = Field(64 << 20, ge=4096, description="of one file of the record, before it is rotated")

@@ -18,6 +18,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from gateway.policy.verdict import Action, Direction, Span
+from gateway.traffic.quotas.config import KINDS, Kind
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0, 60.0, 120.0)
 SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4, 1.0, 2.5)
@@ -104,6 +105,26 @@ class Telemetry:
             "1 while the files hold a policy that cannot be used",
             registry=self.registry,
         )
+        self.quota_refusals = Counter(
+            "tidegate_quota_refusals", "Requests refused by a quota, by limit", ["limit"], registry=self.registry
+        )
+        for kind in KINDS:
+            self.quota_refusals.labels(kind)
+        self.quota_stops = Counter(
+            "tidegate_quota_stopped_streams", "Answers ended because a quota was used up", registry=self.registry
+        )
+        self.quota_tokens = Counter("tidegate_quota_tokens", "Tokens charged to quotas", registry=self.registry)
+        self.quota_is_degraded = Gauge(
+            "tidegate_quota_degraded", "1 while Redis is away and quotas are not shared", registry=self.registry
+        )
+        self.quota_degraded_requests = Counter(
+            "tidegate_quota_degraded_requests", "Requests admitted without Redis", registry=self.registry
+        )
+        self.quota_reload_failing = Gauge(
+            "tidegate_quota_reload_failing",
+            "1 while the file holds quotas that cannot be used",
+            registry=self.registry,
+        )
         self.prompt_tokens = self.tokens.labels("prompt")
         self.completion_tokens = self.tokens.labels("completion")
 
@@ -130,6 +151,30 @@ class Telemetry:
         self.policy_reload_failing.set(0 if version else 1)
         if version:
             self.policy_in_force(version)
+
+    def quota_refused(self, kind: Kind) -> None:
+        """A request was not admitted."""
+        self.quota_refusals.labels(kind).inc()
+
+    def quota_stopped(self) -> None:
+        """An answer was ended."""
+        self.quota_stops.inc()
+
+    def quota_charged(self, tokens: int) -> None:
+        """A request was settled."""
+        self.quota_tokens.inc(tokens)
+
+    def quota_degraded(self, degraded: bool) -> None:
+        """Redis has gone away, or is back."""
+        self.quota_is_degraded.set(degraded)
+
+    def quota_admitted_without_redis(self) -> None:
+        """A request was admitted without Redis."""
+        self.quota_degraded_requests.inc()
+
+    def quotas_reloaded(self, used: bool) -> None:
+        """The file of quotas was read anew; not used if it is bad."""
+        self.quota_reload_failing.set(not used)
 
     def exposition(self) -> bytes:
         """The text for Prometheus."""

@@ -7,6 +7,7 @@ not hold says so with its status, and another one would too: then all end with i
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -24,10 +25,11 @@ BACKLOG = 2048
 
 
 class Workers:
-    """``count`` workers on ``listener``; ``grace_seconds`` is what they may take to end when told to."""
+    """``count`` workers on ``listener``; ``grace_seconds`` is what they may take to end when told to, ``environment``
+    what they are given beside the parent's."""
 
-    def __init__(self, listener: socket.socket, count: int, grace_seconds: float) -> None:
-        self._listener, self._grace = listener, grace_seconds
+    def __init__(self, listener: socket.socket, count: int, grace_seconds: float, environment: dict[str, str]) -> None:
+        self._listener, self._grace, self._environment = listener, grace_seconds, {**os.environ, **environment}
         self._running = [self._start() for _ in range(count)]
         self._told_at: float | None = None
 
@@ -62,7 +64,8 @@ class Workers:
     def _start(self) -> tuple[subprocess.Popen[bytes], float]:
         number = self._listener.fileno()
         command = [sys.executable, "-m", "gateway", "serve", "--listen-fd", str(number)]
-        return subprocess.Popen(command, pass_fds=[number]), time.monotonic()  # noqa: S603 - our own command
+        worker = subprocess.Popen(command, pass_fds=[number], env=self._environment)  # noqa: S603 - our own command
+        return worker, time.monotonic()
 
     def _tell(self, sig: int, frame: FrameType | None) -> None:
         self._stop()

@@ -36,6 +36,7 @@ def generate_endpoints(generation: Generation, limits: Limits) -> dict[str, Endp
             limits.deadline(request, body.timeout_seconds),
             state["accepted"],
             body.include_policy,
+            state["headers"],
         )
         if streams:
             running = await unless_client_leaves(request, generation.start(state["principal"], ask))

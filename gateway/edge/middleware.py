@@ -36,7 +36,7 @@ class RequestContext:
             return
         began = time.monotonic()
         state = scope.setdefault("state", {})
-        state |= {"request_id": _request_id(scope), "accepted": began, "fields": {}}
+        state |= {"request_id": _request_id(scope), "accepted": began, "fields": {}, "headers": {}}
         measured = scope["path"] in MEASURED
         status = 0
 
@@ -44,7 +44,9 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", state["request_id"].encode())]
+                ours = {"x-request-id": state["request_id"], **state["headers"]}
+                added = [(name.lower().encode(), value.encode()) for name, value in ours.items()]
+                message["headers"] = [*message["headers"], *added]
                 if self._drain.draining:  # the next request goes to somebody who stays
                     message["headers"].append((b"connection", b"close"))
             await send(message)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.policy.errors import PolicyError
 from gateway.policy.folds import Folds
 from gateway.policy.verdict import Direction
+from gateway.yaml_file import YamlFileError, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 FoundAction = Literal["flag", "redact", "block"]
@@ -240,43 +240,6 @@ class PolicyFile(_Part):
 def read_policy(path: Path) -> PolicyFile:
     """Read and check a policy file. Raises :class:`PolicyError`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PolicyError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise PolicyError(f"{path} is not UTF-8 at byte {error.start}") from None
-    return parse_policy(text, str(path))
-
-
-def parse_policy(text: str, name: str) -> PolicyFile:
-    """The same from a text. Raises :class:`PolicyError`."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise PolicyError(f"{name}:{line}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise PolicyError(f"{name}: not YAML: {error}") from None
-    try:
-        return PolicyFile.model_validate(content if content is not None else {})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the policy"
-        message = first["msg"].removeprefix("Value error, ")
-        raise PolicyError(f"{name}:{_line_of(node, first['loc'])}: {where}: {message}") from None
-
-
-def _line_of(node: Any, location: tuple[int | str, ...]) -> int:
-    """The line where the field at ``location`` stands, or the innermost part of it that is there."""
-    line = 1
-    for part in location:
-        found = None
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            found = (node.value[part], node.value[part])
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line
+        return read_yaml(path, PolicyFile)
+    except YamlFileError as error:
+        raise PolicyError(str(error)) from None

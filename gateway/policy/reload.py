@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from gateway import watch
 from gateway.policy.compiled import Policy, load_policy
 from gateway.policy.engine import PolicyEngine
 from gateway.policy.errors import PolicyError
@@ -36,29 +38,12 @@ async def watching(
     services: Services | None = None,
 ) -> AsyncIterator[None]:
     """Look at the policy's files every so many ``seconds`` while the block runs; never, if 0 or without a file."""
-    if path is None or not seconds:
+    if path is None:
         yield
         return
-    task = asyncio.create_task(_watch(path, seconds, engine, observer, services))
-    try:
+    changed = partial(reload, path, engine, observer, services)
+    async with watch.watching(seconds, lambda: fingerprint(path, engine.policy), changed):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def _watch(
-    path: Path, seconds: float, engine: PolicyEngine, observer: ReloadObserver, services: Services | None
-) -> None:
-    seen = fingerprint(path, engine.policy)
-    while True:
-        await asyncio.sleep(seconds)
-        now = await asyncio.to_thread(fingerprint, path, engine.policy)
-        if now != seen:
-            seen = now
-            await reload(path, engine, observer, services)
-            seen = await asyncio.to_thread(fingerprint, path, engine.policy)
 
 
 async def reload(path: Path, engine: PolicyEngine, observer: ReloadObserver, services: Services | None = None) -> bool:
@@ -80,12 +65,4 @@ def fingerprint(path: Path, policy: Policy) -> tuple[object, ...]:
     """What changes when one of the policy's files does."""
     names = [each.part.file for each in policy.lists] + [policy.file.allow.file if policy.file.allow else None]
     files = [path, *(path.parent / name for name in names if name)]
-    return tuple(_stamp(each) for each in files)
-
-
-def _stamp(path: Path) -> object:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        return error.errno
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return watch.stamps(files)

@@ -34,7 +34,7 @@ HEAD = 'version: "1"\nlists:\n'
     ("text", "says"),
     [
         ("", "policy.yaml:1: version: Field required"),
-        ("- a\n", "policy.yaml:1: the policy: "),
+        ("- a\n", "policy.yaml:1: the file: "),
         ('version: "1"\nlists: [\n', "policy.yaml:3: not YAML"),
         ("version: 1\n", "policy.yaml:1: version: Input should be a valid string"),
         (HEAD + "  - name: a\n    words: [x]\n    actoin: block\n", "policy.yaml:5: lists.0.actoin: Extra inputs"),

@@ -1,0 +1,50 @@
+"""Files that may change while the gateway runs are looked at every so often."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+
+
+@contextlib.asynccontextmanager
+async def watching(
+    seconds: float, fingerprint: Callable[[], object], reload: Callable[[], Awaitable[object]]
+) -> AsyncIterator[None]:
+    """While the block runs, ``reload`` when ``fingerprint``, looked at every so many ``seconds``, is another one.
+    Never, if 0. The first one is taken at once; a reload may change what is looked at."""
+    if not seconds:
+        yield
+        return
+    task = asyncio.create_task(_watch(seconds, fingerprint(), fingerprint, reload))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _watch(
+    seconds: float, seen: object, fingerprint: Callable[[], object], reload: Callable[[], Awaitable[object]]
+) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        now = await asyncio.to_thread(fingerprint)
+        if now != seen:
+            await reload()
+            seen = await asyncio.to_thread(fingerprint)
+
+
+def stamps(paths: Iterable[Path]) -> tuple[object, ...]:
+    """What changes when one of the files does."""
+    return tuple(_stamp(each) for each in paths)
+
+
+def _stamp(path: Path) -> object:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return error.errno
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
