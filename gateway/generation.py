@@ -116,16 +116,16 @@ class Generation:
     async def _ask(self, principal: Principal, ask: Ask, lease: Lease) -> Answer:
         """Check the prompt and ask Triton."""
         info = await self._info(ask.model)
-        answer = await self._asked(principal, ask, info)
+        answer = await self._asked(principal, ask, lease, info)
         if info.version and answer.version != info.version:
             # A rollout came between, and the prompt was written for another version. Nothing has been sent yet.
             now = await self._triton.info(ask.model, anew=True)
-            if replace(now, version=info.version) != info:
-                await answer.close()
-                answer = await self._asked(principal, ask, now)
+            if replace(now, version=info.version, context_length=info.context_length) != info:
+                await answer.stop()
+                answer = await self._asked(principal, ask, lease, now)
         return answer
 
-    async def _asked(self, principal: Principal, ask: Ask, info: ModelInfo) -> Answer:
+    async def _asked(self, principal: Principal, ask: Ask, lease: Lease, info: ModelInfo) -> Answer:
         context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
         prompt, decision = await self._checked(ask.prompt, info, context)
         values = {**_rendered(prompt, info), **ask.parameters}
@@ -260,14 +260,18 @@ class Answer:
                 yield delta
 
     async def close(self) -> None:
-        """Cancel what still runs and count what was spent. Safe to call again."""
+        """Cancel what still runs, settle the quota and count what was spent. Safe to call again."""
         try:
-            if isinstance(self._deltas, AsyncGenerator):
-                with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
-                    await self._deltas.aclose()
+            await self.stop()
         finally:
             await self._lease.settle()
             self._ask.headers.update(self._lease.headers)
+
+    async def stop(self) -> None:
+        """Cancel what still runs and count what was spent; the quota stays open, for the request to be asked again."""
+        if isinstance(self._deltas, AsyncGenerator):
+            with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
+                await self._deltas.aclose()
         if self.last is not None and self._called:
             self._telemetry.prompt_tokens.inc(self.last.prompt_tokens)
             self._telemetry.completion_tokens.inc(self.last.completion_tokens)
