@@ -1,4 +1,4 @@
-"""``python -m gateway serve|token|settings|policy|audit``."""
+"""``python -m gateway serve|token|revoke|apikey|settings|policy|audit``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gateway.access import mint
+from gateway.access import AccessError, mint
+from gateway.access import command as access_command
 from gateway.policy import command
 from gateway.policy.audit import AuditError, verify
 from gateway.policy.errors import PolicyError
 from gateway.reference import settings_table
 from gateway.serving import serve
-from gateway.settings import Settings
+from gateway.settings import RedisSettings, Settings
 from gateway.traffic.quotas import QuotaError
 
 DAY_SECONDS = 86_400
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         return _audit(options.path)
     if options.command == "policy":
         return _policy(options)
+    if options.command in ("revoke", "apikey"):
+        return _access(options)
     try:
         return _token(options) if options.command == "token" else _serve(options)
     except ValidationError as error:
@@ -39,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {name}{each['msg'].removeprefix('Value error, ')}", file=sys.stderr)
     except PolicyError as error:
         print(f"error: TIDEGATE_POLICY_FILE: {error}", file=sys.stderr)
-    except QuotaError as error:
+    except (AccessError, QuotaError) as error:
         print(f"error: {error}", file=sys.stderr)
     return 2
 
@@ -62,6 +65,15 @@ def _policy(options: argparse.Namespace) -> int:
         return 2
 
 
+def _access(options: argparse.Namespace) -> int:
+    try:
+        url = RedisSettings().redis_url
+        return access_command.run(options, None if url is None else url.get_secret_value())
+    except AccessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
 def _serve(options: argparse.Namespace) -> int:
     if options.workers is not None:
         os.environ["TIDEGATE_WORKERS"] = str(options.workers)  # the workers read the environment too
@@ -75,8 +87,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _token(options: argparse.Namespace) -> int:
     settings = Settings()  # type: ignore[call-arg]  # every value comes from the environment
-    if settings.environment != "development" or settings.jwt_algorithm != "HS256":
-        print("error: tokens are minted with TIDEGATE_ENVIRONMENT=development and HS256 only", file=sys.stderr)
+    if settings.environment != "development" or settings.jwt_algorithm != "HS256" or not settings.has_key():
+        needs = "TIDEGATE_ENVIRONMENT=development, TIDEGATE_JWT_KEY and HS256"
+        print(f"error: tokens are minted with {needs} only", file=sys.stderr)
         return 2
     token = mint(
         settings.verification_key(),
@@ -101,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("path", type=Path)
     commands.add_parser("settings", help="print every setting as a Markdown table")
     command.add_commands(commands.add_parser("policy", help="try a policy out: check, lint, schema"))
+    access_command.add_commands(commands)
     token = commands.add_parser("token", help="print a development token")
     token.add_argument("--subject", required=True)
     token.add_argument("--tenant", required=True)

@@ -7,9 +7,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from pydantic import SecretStr, ValidationError
 from starlette.types import ASGIApp
 
-from gateway.access import TokenVerifier
+from gateway.access import AccessError, Authenticator
+from gateway.access.build import Setup, build
+from gateway.access.errors import first_problem
+from gateway.access.issuers import IssuerPart, KeyPart, read_issuers
 from gateway.edge import http, operations, problems
 from gateway.edge.asking import Limits
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
@@ -36,7 +40,8 @@ LEASE_MARGIN_SECONDS = 60.0
 
 def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
     """The ASGI application; ``drain`` tells it that its end is near. Raises :class:`gateway.policy.errors.PolicyError`
-    for a policy that cannot be used, :class:`gateway.traffic.quotas.QuotaError` for quotas."""
+    for a policy that cannot be used, :class:`gateway.access.AccessError` for keys and lists, and
+    :class:`gateway.traffic.quotas.QuotaError` for quotas that cannot."""
     telemetry, drain = Telemetry(), drain or Drain()
     admission = Admission(settings.max_concurrent_requests)
     plain: dict[str, Endpoint] = {}
@@ -45,6 +50,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
     in_force = _policy(settings, services)
     telemetry.policy_in_force(in_force.version)
     quotas = _quotas(settings, telemetry)
+    authenticator = _authenticator(settings, telemetry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -65,9 +71,10 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
         limits = Limits(settings.max_tokens, settings.request_timeout_seconds, settings.max_request_timeout_seconds)
         plain.update(http.generate_endpoints(generation, limits))
         http.describe_endpoints(app, plain)
-        app.include_router(operations.routes(triton, settings.model, telemetry, drain))
+        app.include_router(operations.routes(triton, settings.model, telemetry, drain, authenticator))
         seconds = settings.policy_reload_seconds
         async with (
+            authenticator.running(),
             watching(settings.policy_file, seconds, policy, telemetry, services),
             quota_reload.watching(settings.quota_file, seconds, quotas, telemetry),
         ):
@@ -80,18 +87,11 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
                 if audit is not None:
                     audit.close()
 
-    verifier = TokenVerifier(
-        key=settings.verification_key(),
-        algorithm=settings.jwt_algorithm,
-        audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
-        leeway_seconds=settings.jwt_leeway_seconds,
-    )
     app = FastAPI(title="tidegate", lifespan=lifespan, redirect_slashes=False)
     problems.install(app)
     describe(app, [GenerateBody])
     limited = BodyLimit(PlainRoutes(app, plain), settings.max_body_bytes)
-    return RequestContext(Authentication(limited, verifier), telemetry, admission, drain)
+    return RequestContext(Authentication(limited, authenticator), telemetry, admission, drain)
 
 
 def _policy(settings: Settings, services: Services) -> Policy:
@@ -116,3 +116,47 @@ def _audit(settings: Settings) -> AuditLog | None:
     if settings.audit_file is None:
         return None
     return AuditLog(AuditSettings(settings.audit_file, settings.audit_max_bytes, settings.audit_max_files))
+
+
+def _authenticator(settings: Settings, telemetry: Telemetry) -> Authenticator:
+    issuers, folder, where = _issuers(settings)
+    setup = Setup(
+        issuers=issuers,
+        folder=folder,
+        where=where,
+        api_keys_file=settings.api_keys_file,
+        revocation_file=settings.revocation_file,
+        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        look_seconds=settings.revocation_seconds,
+        development=settings.environment == "development",
+    )
+    return build(setup, telemetry)
+
+
+def _issuers(settings: Settings) -> tuple[list[IssuerPart], Path, str]:
+    """Who may sign, the folder of their files, and the setting that says so."""
+    if settings.issuers_file is not None:
+        return read_issuers(settings.issuers_file).issuers, settings.issuers_file.parent, "TIDEGATE_ISSUERS_FILE"
+    url = settings.jwt_jwks_url
+    if url is None and not settings.has_key():
+        return [], Path(), ""
+    key = (
+        KeyPart(algorithm=settings.jwt_algorithm, value=SecretStr(settings.verification_key())) if url is None else None
+    )
+    where = "TIDEGATE_JWT_KEY" if url is None else "TIDEGATE_JWT_JWKS_URL"
+    try:
+        part = IssuerPart(
+            name="default",
+            issuer=settings.jwt_issuer,
+            audience=[settings.jwt_audience],
+            keys=[] if key is None else [key],
+            jwks_url=url,
+            algorithms=[] if url is None else [settings.jwt_algorithm],
+            leeway_seconds=settings.jwt_leeway_seconds,
+            tenant_claim=settings.jwt_tenant_claim,
+            tenant_required=settings.jwt_tenant_required,
+            class_claim=settings.jwt_class_claim,
+        )
+    except ValidationError as error:
+        raise AccessError(f"{where}: {first_problem(error, 'the issuer')}") from None
+    return [part], Path(), where

@@ -6,7 +6,8 @@
     │   └── PromptTooLong             400  INVALID_ARGUMENT     prompt_too_long
     ├── Unauthenticated               401  UNAUTHENTICATED      invalid_token
     │   ├── MissingToken              401  UNAUTHENTICATED      missing_token
-    │   └── TokenExpired              401  UNAUTHENTICATED      token_expired
+    │   ├── TokenExpired              401  UNAUTHENTICATED      token_expired
+    │   └── TokenRevoked              401  UNAUTHENTICATED      token_revoked
     ├── Forbidden                     403  PERMISSION_DENIED    insufficient_scope
     │   └── PromptRejected            403  PERMISSION_DENIED    prompt_rejected
     ├── NotFound                      404  NOT_FOUND            not_found
@@ -20,6 +21,7 @@
     ├── ClientClosed                  499  CANCELLED            client_closed
     ├── InternalError                 500  INTERNAL             internal
     ├── UpstreamError                 502  INTERNAL             upstream_error
+    ├── IdentityUnavailable           503  UNAVAILABLE          identity_unavailable
     ├── TritonUnavailable             503  UNAVAILABLE          triton_unavailable
     │   ├── Overloaded                503  UNAVAILABLE          overloaded
     │   ├── ShuttingDown              503  UNAVAILABLE          shutting_down
@@ -95,6 +97,13 @@ class TokenExpired(Unauthenticated):
 
     code = "token_expired"
     default_message = "the bearer token has expired; get a new one"
+
+
+class TokenRevoked(Unauthenticated):
+    """A token, subject or tenant that was taken back."""
+
+    code = "token_revoked"
+    default_message = "the credential has been revoked; ask whoever gave it"
 
 
 class Forbidden(GatewayError):
@@ -190,6 +199,14 @@ class UpstreamError(GatewayError):
 
     http_status, grpc_status, code = 502, "INTERNAL", "upstream_error"
     default_message = "the model failed on this request; it may be retried"
+
+
+class IdentityUnavailable(GatewayError):
+    """What tokens are checked with could not be read yet, so nobody knows whether this one is good."""
+
+    http_status, grpc_status, code = 503, "UNAVAILABLE", "identity_unavailable"
+    default_message = "tokens cannot be checked at the moment; retry later with the same token"
+    retry_after_seconds = 2
 
 
 class TritonUnavailable(GatewayError):

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from gateway.access import Principal
+from gateway.access import GENERATE, Principal
 from gateway.errors import DeadlineExceeded, ModelNotFound, PromptRejected, QuotaExceeded, TritonUnavailable
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
@@ -24,7 +24,6 @@ from gateway.traffic.quotas import Lease, Quotas
 from gateway.triton import Delta, ModelInfo, TritonClient
 from gateway.triton.contract import Value
 
-SCOPE = "generate"
 CONTENT_FILTER = "content_filter"
 QUOTA = "quota"
 BYTES_A_TOKEN, TOKENS_A_MESSAGE = 4, 4
@@ -92,7 +91,7 @@ class Generation:
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
-        principal.require(SCOPE)
+        principal.require(GENERATE, ask.model)
         self._admission.require_time(ask.seconds_left())
         lease = await self._lease(principal, ask)
         try:

@@ -13,7 +13,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HMAC_KEY_BYTES = 32
 WEAK_KEYS = frozenset({"secret", "changeme", "password", "development"})
-Algorithm = Literal["HS256", "RS256"]
+Algorithm = Literal[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+
+
+class RedisSettings(BaseSettings):
+    """What a command needs that only speaks with Redis. No argument: everybody can read a command line."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", extra="ignore", hide_input_in_errors=True)
+
+    redis_url: SecretStr | None = None
 
 
 class Settings(BaseSettings):
@@ -30,11 +40,20 @@ class Settings(BaseSettings):
     triton_url: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
     model: str = Field("generate", min_length=1, description="name of the model in Triton")
     jwt_algorithm: Algorithm = Field("HS256", description="the one algorithm that tokens may use")
-    jwt_key: SecretStr | None = Field(None, description="HS256 secret of at least 32 bytes, or RS256 public key (PEM)")
+    jwt_key: SecretStr | None = Field(None, description="secret of at least 32 bytes (HS…), or public key (PEM)")
     jwt_key_file: Path | None = Field(None, description="file that holds the key, instead of jwt_key")
+    jwt_jwks_url: str | None = Field(None, description="JSON Web Key Set to fetch keys from, instead of jwt_key")
     jwt_audience: str = Field("tidegate", min_length=1, description="required `aud` of a token")
     jwt_issuer: str = Field("tidegate", min_length=1, description="required `iss` of a token")
     jwt_leeway_seconds: int = Field(5, ge=0, le=300, description="clock difference that is tolerated")
+    jwt_tenant_claim: str = Field("tenant", min_length=1, description="claim that names the tenant; a path: `org.id`")
+    jwt_tenant_required: bool = Field(True, description="refuse tokens without a tenant; else theirs is empty")
+    jwt_class_claim: str = Field("tenant_class", min_length=1, description="claim that names the tenant's class")
+    issuers_file: Path | None = Field(None, description="several issuers (docs/access.md), instead of jwt_…")
+    api_keys_file: Path | None = Field(None, description="opaque API keys, hashed (docs/access.md)")
+    revocation_file: Path | None = Field(None, description="revoked tokens, subjects, tenants (docs/access.md)")
+    revocation_seconds: float = Field(1.0, ge=0.1, le=4, description="how often revocations and API keys are looked at")
+    redis_url: SecretStr | None = Field(None, description="Redis for what replicas share: redis://, rediss://, unix://")
     policy_file: Path | None = Field(None, description="the policy (docs/policy.md); required in production")
     policy_reload_seconds: float = Field(
         2.0, ge=0, le=3600, description="how often its files, and that of the quotas, are looked at; 0 is never"
@@ -43,7 +62,6 @@ class Settings(BaseSettings):
     quota_directory: Path | None = Field(
         None, description="folder for what they have used: shared by this host's workers, kept over restarts"
     )
-    redis_url: SecretStr | None = Field(None, description="the same in Redis, for several hosts; redis:// or rediss://")
     quota_on_redis_failure: Literal["local", "refuse"] = Field(
         "local", description="while Redis is away: each host counts alone, or requests are refused (503)"
     )
@@ -69,19 +87,37 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @model_validator(mode="after")
-    def _check_key(self) -> Settings:
+    def _check_identity(self) -> Settings:
+        ways = {
+            "TIDEGATE_JWT_KEY": self.has_key(),
+            "TIDEGATE_JWT_JWKS_URL": self.jwt_jwks_url is not None,
+            "TIDEGATE_ISSUERS_FILE": self.issuers_file is not None,
+        }
+        given = [name for name, there in ways.items() if there]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are set: give one of them; an issuers file can hold all of it")
+        if not given and self.api_keys_file is None:
+            raise ValueError(f"nobody could be let in: set one of {', '.join(ways)} and TIDEGATE_API_KEYS_FILE")
+        if self.has_key():
+            self._check_key()
+        if self.environment == "production" and self.policy_file is None:
+            raise ValueError("TIDEGATE_POLICY_FILE is not set: production does not start without a policy")
+        return self
+
+    def _check_key(self) -> None:
         key = self.verification_key()
-        if self.jwt_algorithm == "RS256":
+        if not self.jwt_algorithm.startswith("HS"):
             if "PUBLIC KEY" not in key:
-                raise ValueError("TIDEGATE_JWT_KEY must be a PEM public key for RS256")
+                raise ValueError(f"TIDEGATE_JWT_KEY must be a PEM public key for {self.jwt_algorithm}")
         elif self.environment == "production" and (len(key.encode()) < HMAC_KEY_BYTES or key.lower() in WEAK_KEYS):
             raise ValueError(
                 f"TIDEGATE_JWT_KEY is too weak: HS256 needs at least {HMAC_KEY_BYTES} random bytes "
                 "(openssl rand -hex 32), or set TIDEGATE_ENVIRONMENT=development"
             )
-        if self.environment == "production" and self.policy_file is None:
-            raise ValueError("TIDEGATE_POLICY_FILE is not set: production does not start without a policy")
-        return self
+
+    def has_key(self) -> bool:
+        """Whether one key for all tokens is configured."""
+        return self.jwt_key is not None or self.jwt_key_file is not None
 
     def verification_key(self) -> str:
         """The key's text. Raises ValueError naming the setting when there is none or its file cannot be read."""
@@ -91,7 +127,7 @@ class Settings(BaseSettings):
             except OSError as error:
                 raise ValueError(f"TIDEGATE_JWT_KEY_FILE cannot be read: {error.strerror}") from None
         else:
-            key = self.jwt_key.get_secret_value() if self.jwt_key else ""
+            key = self.jwt_key.get_secret_value().strip() if self.jwt_key else ""
         if not key:
             raise ValueError("TIDEGATE_JWT_KEY or TIDEGATE_JWT_KEY_FILE must hold the key that tokens are checked with")
         return key

@@ -17,6 +17,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from gateway.access.observer import Source
 from gateway.policy.verdict import Action, Direction, Span
 from gateway.traffic.quotas.config import KINDS, Kind
 
@@ -91,6 +92,29 @@ class Telemetry:
         )
         self.audit_lost = Gauge(
             "tidegate_audit_lost_records", "Records of decisions that could not be written", registry=self.registry
+        )
+        self.jwks_fetches = Counter(
+            "tidegate_jwks_fetches",
+            "Fetches of an issuer's keys by outcome",
+            ["issuer", "outcome"],
+            registry=self.registry,
+        )
+        self.jwks_good = Gauge(
+            "tidegate_jwks_last_success_timestamp_seconds",
+            "When an issuer's keys were last fetched well; 0 is never",
+            ["issuer"],
+            registry=self.registry,
+        )
+        self.list_good = Gauge(
+            "tidegate_access_list_last_success_timestamp_seconds",
+            "When a list of revocations or API keys was last read well; 0 is never",
+            ["source"],
+            registry=self.registry,
+        )
+        self.api_key_expiry = Gauge(
+            "tidegate_api_key_first_expiry_timestamp_seconds",
+            "When the first API key in force expires; 0 without one",
+            registry=self.registry,
         )
         self.policy_info = Gauge(
             "tidegate_policy_info", "1 for the policy in force", ["version"], registry=self.registry
@@ -175,6 +199,23 @@ class Telemetry:
     def quotas_reloaded(self, used: bool) -> None:
         """The file of quotas was read anew; not used if it is bad."""
         self.quota_reload_failing.set(not used)
+
+    def jwks_fetched(self, issuer: str, ok: bool) -> None:
+        """An issuer's keys were fetched, or could not be."""
+        self.jwks_fetches.labels(issuer, "ok" if ok else "failed").inc()
+        good = self.jwks_good.labels(issuer)
+        if ok:
+            good.set_to_current_time()
+
+    def list_read(self, source: Source, ok: bool) -> None:
+        """A list of identity was looked at; what it says is in force, unless it could not be read."""
+        good = self.list_good.labels(source)
+        if ok:
+            good.set_to_current_time()
+
+    def api_keys_expire(self, first: float | None) -> None:
+        """When the first API key in force expires."""
+        self.api_key_expiry.set(first or 0.0)
 
     def exposition(self) -> bytes:
         """The text for Prometheus."""

@@ -11,9 +11,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.access import TokenVerifier
+from gateway.access import Authenticator
 from gateway.edge.problems import respond
-from gateway.errors import BodyTooLarge, ClientClosed, GatewayError, InternalError, TooManyRequests
+from gateway.errors import BodyTooLarge, ClientClosed, GatewayError, InternalError, TooManyRequests, Unauthenticated
 from gateway.telemetry import LOGGER, Telemetry
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
@@ -95,15 +95,15 @@ class RequestContext:
 class Authentication:
     """Learns who asks before a byte of the body is read. The principal stands in the request's state."""
 
-    def __init__(self, app: ASGIApp, verifier: TokenVerifier) -> None:
-        self._app, self._verifier = app, verifier
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+        self._app, self._authenticator = app, authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http" and scope["path"] in MEASURED:
-            given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
             try:
-                principal = self._verifier.authenticate(None if given is None else given.decode("latin-1"))
+                given, api_key = _only(scope, b"authorization"), _only(scope, b"x-api-key")
+                principal = await self._authenticator.authenticate(given, api_key)
             except GatewayError as error:
                 await respond(error, scope, receive, send)
                 return
@@ -144,6 +144,14 @@ class BodyLimit:
 
     def _refusal(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._max} bytes; send a shorter prompt")
+
+
+def _only(scope: Scope, header: bytes) -> str | None:
+    """The header's value. Raises :class:`Unauthenticated` if there are several: another door may have read another."""
+    values = [value for name, value in scope["headers"] if name == header]
+    if len(values) > 1:
+        raise Unauthenticated(f"send one header '{header.decode()}', not several")
+    return values[0].decode("latin-1") if values else None
 
 
 def _request_id(scope: Scope) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from gateway.access import Authenticator
 from gateway.telemetry import Telemetry
 from gateway.traffic.drain import Drain
 from gateway.triton import TritonClient
 
 
-def routes(triton: TritonClient, model: str, telemetry: Telemetry, drain: Drain) -> APIRouter:
+def routes(
+    triton: TritonClient, model: str, telemetry: Telemetry, drain: Drain, authenticator: Authenticator
+) -> APIRouter:
     """``/health/live``, ``/health/ready`` and ``/metrics``."""
     router = APIRouter(tags=["operations"])
 
@@ -21,8 +24,10 @@ def routes(triton: TritonClient, model: str, telemetry: Telemetry, drain: Drain)
 
     @router.get("/health/ready", responses={503: {}})
     async def ready() -> JSONResponse:
-        """Triton can be reached and has the model ready, and this gateway is not about to stop."""
-        reason = "this gateway is shutting down" if drain.draining else await triton.not_ready(model)
+        """Triton can be reached and has the model ready, people can be let in, and this gateway is not about to
+        stop."""
+        reason = "this gateway is shutting down" if drain.draining else None
+        reason = reason or authenticator.not_ready() or await triton.not_ready(model)
         if reason is not None:
             return JSONResponse({"status": "not ready", "reason": reason}, 503)
         return JSONResponse({"status": "ready"})

@@ -103,14 +103,14 @@ class EventStream(Response):
 
 
 def takes(model: type[BaseModel]) -> dict[str, Any]:
-    """For ``openapi_extra``: a body of ``model``, and a bearer token."""
+    """For ``openapi_extra``: a body of ``model``, and a bearer token or an API key."""
     schema = {"$ref": REFERENCE.format(model=model.__name__)}
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return {"security": [{"bearer": []}], "requestBody": body}
+    return {"security": [{"bearer": []}, {"api_key": []}], "requestBody": body}
 
 
 def describe(app: FastAPI, bodies: list[type[BaseModel]]) -> None:
-    """Let the description of ``app`` show ``bodies`` and the bearer token."""
+    """Let the description of ``app`` show ``bodies`` and the credentials."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -118,7 +118,10 @@ def describe(app: FastAPI, bodies: list[type[BaseModel]]) -> None:
             _, definitions = models_json_schema([(each, "validation") for each in bodies], ref_template=REFERENCE)
             components = schema.setdefault("components", {})
             components.setdefault("schemas", {}).update(definitions["$defs"])
-            components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+            components["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            }
             app.openapi_schema = schema
         return app.openapi_schema
 

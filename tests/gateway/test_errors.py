@@ -18,7 +18,7 @@ from gateway.triton.translate import BY_STATUS
 
 from .conftest import KEY, Served, good_token, serve, serve_triton
 
-CLAIMS = {"sub": "ann", "aud": "tidegate", "iss": "tidegate", "scope": "generate"}
+CLAIMS = {"sub": "ann", "tenant": "acme", "aud": "tidegate", "iss": "tidegate", "scope": "generate"}
 
 
 def refusal(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

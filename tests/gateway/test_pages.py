@@ -10,7 +10,7 @@ import pytest
 from gateway import errors
 from gateway.reference import settings_table
 
-from .conftest import serve
+from .conftest import KEY, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,11 +35,22 @@ moderators: [{name: own, kind: python, entry_point: "tests.gateway.policy.judges
 """
 
 
+ISSUERS = f"""
+issuers:
+  - {{name: own, issuer: tidegate, audience: [tidegate], keys: [{{algorithm: HS256, value: "{KEY}"}}]}}
+  - {{name: down, issuer: down, audience: [x], jwks_url: "http://127.0.0.1:1/", algorithms: [RS256]}}
+"""
+
+
 async def test_every_series_of_a_running_gateway_is_on_its_page(tmp_path: Path) -> None:
     """Names, types and labels, from the exposition that Prometheus reads."""
     policy = tmp_path / "pages.yaml"
     policy.write_text(POLICY, encoding="utf-8")
-    async with serve(tmp_path, policy_file=policy) as served, served.client() as client:
+    issuers, revoked = tmp_path / "issuers.yaml", tmp_path / "revoked.jsonl"
+    issuers.write_text(ISSUERS, encoding="utf-8")
+    revoked.touch()
+    settings = {"jwt_key": None, "issuers_file": issuers, "revocation_file": revoked}
+    async with serve(tmp_path, policy_file=policy, **settings) as served, served.client() as client:
         for path in ("/generate", "/generate_stream"):
             await client.post(path, json={"text_input": "one two"})
         await client.post("/generate", json={"text_input": "bad word"})

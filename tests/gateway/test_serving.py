@@ -124,13 +124,13 @@ async def test_the_head_of_a_request_is_bounded(tmp_path: Path) -> None:
 
 async def test_only_the_head_is_bounded(tmp_path: Path) -> None:
     """A body larger than that, and an answer that takes longer, are no head; nor is the second request's."""
-    async with running(tmp_path, max_header_bytes=1024, header_timeout_seconds=0.3) as gateway:
-        async with gateway.client() as client:
-            for _ in range(2):
-                answer = await client.post("/generate", json={"text_input": "a " * 30_000})
-                assert answer.status_code == 200
-            body = {"text_input": "slow", "stream": True, "timeout_seconds": 1.5}
-            text = (await client.post("/generate", json=body)).text
+    settings = {"max_header_bytes": 1024, "header_timeout_seconds": 0.3}
+    async with running(tmp_path, **settings) as gateway, gateway.client() as client:
+        for _ in range(2):
+            answer = await client.post("/generate", json={"text_input": "a " * 30_000})
+            assert answer.status_code == 200
+        body = {"text_input": "slow", "stream": True, "timeout_seconds": 1.5}
+        text = (await client.post("/generate", json=body)).text
     assert "deadline_exceeded" in text
     assert "408" not in text
 

@@ -141,10 +141,11 @@ async def test_two_gateways_on_one_redis(tmp_path: Path, own_redis: RedisServer)
 
 
 async def test_redis_away_and_refuse_is_503(tmp_path: Path, own_redis: RedisServer) -> None:
-    """`quota_unavailable` with Retry-After."""
-    own_redis.kill()
+    """`quota_unavailable` with Retry-After; who may come in is known since the start."""
     settings = {"quota_file": quotas(tmp_path, tokens_per_day=20), "redis_url": own_redis.url}
     async with serve(tmp_path, **settings, quota_on_redis_failure="refuse") as served, served.client() as client:
+        assert (await client.post("/generate", json={"text_input": "a"})).status_code == 200
+        own_redis.kill()
         refused = await client.post("/generate", json={"text_input": "a"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "quota_unavailable")
         assert refused.headers["retry-after"] == "1"
