@@ -246,7 +246,7 @@ async def test_a_move_that_fails_is_taken_back(live: local.Stack, roll: Roll, bu
 async def test_killed_at_any_step_something_proven_serves(live: local.Stack, roll: Roll) -> None:
     """`kill -9` while it proves, while Triton takes up the version, and when it commits: no request fails, `list` says
     what is, and the same command again finishes."""
-    async with under_load(live.url, {"Authorization": f"Bearer {live.token()}"}, streams=2, max_tokens=100) as load:
+    async with under_load(live.url, {"Authorization": f"Bearer {live.token()}"}, streams=1, max_tokens=100) as load:
         for target, other, step in ((2, 1, "smoke: "), (1, 2, "move: "), (2, 1, "commit: ")):
             killed = await roll("promote", target, kill_at=step)
             assert killed.status == -9, killed.err
