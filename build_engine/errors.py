@@ -19,6 +19,9 @@ Every error carries a message for a person. ``python -m build_engine`` prints it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class BuildError(Exception):
     """A build that stops; nothing was published."""
@@ -84,3 +87,12 @@ class Refused(RolloutError):
 
 class TritonError(RolloutError):
     """Triton cannot be reached, or does not let itself be controlled."""
+
+
+@contextmanager
+def refusing(what: str, kind: type[BuildError]) -> Iterator[None]:
+    """The system's refusal to read or write, as one of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error}") from error

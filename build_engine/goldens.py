@@ -18,6 +18,7 @@ from typing import Any
 from build_engine.backend.detokenizer import TextStream
 from build_engine.backend.engine import Engine, EngineError
 from build_engine.backend.engines import open_engine
+from build_engine.backend.logprobs import TokenLogprob
 from build_engine.backend.request import Prompts, parse
 from build_engine.backend.sampling import RowSampler, SamplingParams
 from build_engine.backend.scheduler import FinishReason, Scheduler, Sequence, Totals
@@ -159,7 +160,14 @@ class _Answer:
         self.text, self.failure = "", ""
         self.ended = threading.Event()
 
-    def emit(self, text: str, reason: FinishReason, prompt_tokens: int, completion_tokens: int) -> None:
+    def emit(
+        self,
+        text: str,
+        reason: FinishReason,
+        prompt_tokens: int,
+        completion_tokens: int,
+        logprobs: Many[TokenLogprob] = (),
+    ) -> None:
         self.text += text
         if reason:
             self.ended.set()

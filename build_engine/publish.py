@@ -14,9 +14,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from build_engine import serving
 from build_engine.errors import PublishError
+from build_engine.manifest import MANIFEST, read_manifest, sha256_of
 
 STAGING_PREFIX = ".tidegate-staging-"
 
@@ -134,6 +136,18 @@ def prune(model: Path, keep: set[int]) -> list[int]:
             os.rename(version, folder / version.name)
         _sync(model)
     return [int(version.name) for version in gone]
+
+
+def found(model: Path, input_hash: str) -> dict[str, Any] | None:
+    """The manifest of the newest version of ``model`` when it was made of just these inputs and nothing is
+    left to do for it. Raises
+    :class:`build_engine.errors.CorruptSource` when it has none that can be read."""
+    latest = next(reversed(versions(model)), None)
+    if latest is None:
+        return None
+    manifest = read_manifest(latest)
+    same = manifest["input_hash"] == input_hash
+    return manifest if same and is_settled(latest, sha256_of(latest / MANIFEST)) else None
 
 
 def is_settled(version: Path, manifest_sha256: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,26 +244,37 @@ async def test_a_move_that_fails_is_taken_back(live: local.Stack, roll: Roll, bu
     assert answers_as(live) == "1"
 
 
-async def test_killed_at_any_step_something_proven_serves(live: local.Stack, roll: Roll) -> None:
-    """`kill -9` while it proves, while Triton takes up the version, and when it commits: no request fails, `list` says
-    what is, and the same command again finishes."""
+async def test_killed_while_it_proves_and_finished_by_running_it_again(live: local.Stack, roll: Roll) -> None:
+    """`kill -9` with the candidate loaded: the old version serves, `list` tells of the candidate, and the same command
+    again lets it go and finishes. No request fails."""
     async with under_load(live.url, {"Authorization": f"Bearer {live.token()}"}, streams=1, max_tokens=100) as load:
-        for target, other, step in ((2, 1, "smoke: "), (1, 2, "move: "), (2, 1, "commit: ")):
-            killed = await roll("promote", target, kill_at=step)
-            assert killed.status == -9, killed.err
-            serving, on_start, _, notes = listed(live)
-            assert serving in ([target], [other])
-            assert on_start in (target, other)
-            if step == "smoke: ":
-                assert (serving, on_start) == ([other], other)
-                assert "candidate" in notes[0]
-            elif serving != [on_start]:
-                assert "cut short" in notes[0]
-            again = await roll("promote", target)
-            assert again.status == 0, again.err
-            assert again.result["replaces"] == other
-            serving, on_start, _, notes = listed(live)
-            assert (serving, on_start, notes) == ([target], target, [])
+        killed = await roll("promote", 2, kill_at="smoke: ")
+        assert killed.status == -9, killed.err
+        serving, on_start, _, notes = listed(live)
+        assert (serving, on_start) == ([1], 1)
+        assert "candidate" in notes[0]
+        again = await roll("promote", 2)
+        assert (again.status, again.result["replaces"]) == (0, 1), again.err
+        assert (listed(live)[:2], listed(live)[3]) == (([2], 2), [])
+    assert load.failed == []
+
+
+async def test_killed_before_its_commit_and_undone(live: local.Stack, roll: Roll) -> None:
+    """`kill -9` while Triton takes up a proven version: Triton ends up with it, a start would still take the one
+    before, `list` says that the rollout was cut short, and `rollback` undoes it. No request fails."""
+    async with under_load(live.url, {"Authorization": f"Bearer {live.token()}"}, streams=1, max_tokens=100) as load:
+        killed = await roll("promote", 1, kill_at="move: ")
+        assert killed.status == -9, killed.err
+        deadline = time.monotonic() + 30
+        while listed(live)[0] != [1]:
+            assert time.monotonic() < deadline, listed(live)
+            await asyncio.sleep(0.1)
+        _, on_start, _, notes = listed(live)
+        assert on_start == 2
+        assert "cut short" in notes[0]
+        undone = await roll("rollback", "--fast")
+        assert (undone.status, undone.result["version"]) == (0, 2), undone.err
+        assert (listed(live)[:2], listed(live)[3]) == (([2], 2), [])
     assert load.failed == []
     assert answers_as(live) == "2"
 
