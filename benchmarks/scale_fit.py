@@ -31,7 +31,7 @@ WINDOWS, WINDOW_TOKENS, LENGTH, SLOTS = 4, 129, 512, 4
 
 
 def fit(path: Path, folder: Path) -> dict[str, Any]:
-    """Seconds by stage, ``observe`` being the fp32 graph and ``WINDOWS`` windows through it, and those of one window."""
+    """Seconds by stage (``observe`` is the fp32 graph and ``WINDOWS`` windows through it), and those of one window."""
     clock, source = Clock(), open_source(path)
     config = source.config
     windows = np.random.default_rng(0).integers(0, config.vocab_size, (WINDOWS, WINDOW_TOKENS))
