@@ -128,6 +128,13 @@ def save(name: str, figures: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(record, indent=1) + "\n")
 
 
+def renew(page: Path, text: str, name: str = "figures") -> None:
+    """Put ``text`` between the page's markers ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
 def median(values: Sequence[float]) -> float:
     """The median."""
     return float(statistics.median(values))
