@@ -141,6 +141,17 @@ class Telemetry:
             "1 while the files hold a policy that cannot be used",
             registry=self.registry,
         )
+        self.grpc_streams = Gauge(
+            "tidegate_grpc_streams_open",
+            "ModelStreamInfer streams that are open, idle ones too",
+            registry=self.registry,
+        )
+        self.certificate_expiry = Gauge(
+            "tidegate_certificate_expiry_timestamp_seconds",
+            "When the doors' certificate ends; NaN without TLS",
+            registry=self.registry,
+        )
+        self.certificate_expiry.set(float("nan"))
         self.quota_refusals = Counter(
             "tidegate_quota_refusals", "Requests refused by a quota, by limit", ["limit"], registry=self.registry
         )

@@ -65,7 +65,7 @@ class Policy:
     @cached_property
     def categories(self) -> frozenset[str]:
         """Every reason that lists, patterns and classifiers can give; a moderator of another kind may have its own."""
-        listed = (line.category or each.part.category or each.part.name for each in self.lists for line in each.lines)
+        listed = (kind.category or kind.source for each in self.words for kind in each.table)
         patterns = (part.category or part.called for part, _ in self.patterns)
         parts = (part for part in self.file.moderators if part.kind == "triton")
         labels = (label.category or name for part in parts for name, label in part.labels.items())

@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 )
 
 
-class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has no types
     """Two models: ``generate``, and the classifier ``moderator``. Say `error:TEXT` for an error in the stream,
     `status:NAME` for a failed call, `hang` to never answer, `slow` to answer once and never again, `late-error:TEXT` to
     fail after the first text, `say-on:TEXT` for the text character by character and then never an end; anything else is
