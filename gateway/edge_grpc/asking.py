@@ -14,11 +14,11 @@ from gateway.edge_grpc.messages import FINAL
 from gateway.edge_grpc.texts import elements, packed
 from gateway.errors import InvalidField
 from gateway.generation import Ask, Prompt
-from gateway.triton import Delta
-from gateway.triton.contract import INPUTS, OUTPUTS, Value
+from gateway.triton import Delta, TokenLogprob
+from gateway.triton.contract import INPUTS, OUTPUTS, Value, logprobs_json
 
 USUAL_TOKENS = 256
-SEVERAL = frozenset({"stop"})
+SEVERAL = frozenset({"stop", "logit_bias_tokens", "logit_bias_values"})
 """Inputs that take more than one element."""
 _LAYOUT = {"INT32": "i", "FP32": "f", "UINT64": "Q", "BOOL": "?"}
 _CONTENTS = {
@@ -59,7 +59,7 @@ def _values(request: pb.ModelInferRequest) -> dict[str, Value]:
             raise InvalidField(f"{name}: its datatype is {INPUTS[name]}", field=name)
         values = _elements(request, place, INPUTS[name])
         if list(tensor.shape) != [1, len(values)] or (len(values) != 1 and name not in SEVERAL):
-            shape = "[1, n] for n texts" if name in SEVERAL else "[1, 1]"
+            shape = "[1, n] for n values" if name in SEVERAL else "[1, 1]"
             raise InvalidField(f"{name}: its shape is {shape}, and its data as long as that", field=name)
         found[name] = values if name in SEVERAL else values[0]
     return found
@@ -101,12 +101,20 @@ class Answers:
         self._names: Sequence[str] = [each.name for each in request.outputs] or list(OUTPUTS)
         self._model, self._id = request.model_name, request.id
 
-    def response(self, delta: Delta, text: str, *, final: bool) -> pb.ModelInferResponse:
-        """``delta`` with ``text`` as its text."""
+    def response(
+        self, delta: Delta, text: str, logprobs: Sequence[TokenLogprob], *, final: bool
+    ) -> pb.ModelInferResponse:
+        """``delta`` with ``text`` as its text and ``logprobs`` as its tokens; without any the tensor is left out, as
+        the model does."""
         response = pb.ModelInferResponse(model_name=self._model, model_version=delta.model_version, id=self._id)
         for name in self._names:
+            if name == "token_logprobs" and not logprobs:
+                continue
             response.outputs.add(name=name, datatype=OUTPUTS[name], shape=(1, 1))
-            value = text if name == "text_output" else getattr(delta, name)
+            if name == "token_logprobs":
+                value: Any = logprobs_json(logprobs)
+            else:
+                value = text if name == "text_output" else getattr(delta, name)
             if OUTPUTS[name] == "BYTES":
                 response.raw_output_contents.append(packed((value.encode(),)))
             else:
