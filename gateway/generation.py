@@ -113,13 +113,18 @@ class Generation:
             for _ in range(answers):
                 leases.append(await self._lease(principal, ask))
             info = await self._info(ask.model)
-            _require_inputs(info, ask.parameters)
             context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
-            prompt, decision = await self._checked(ask.prompt, info, context)
-            return Admitted(ask, leases, {**_rendered(prompt, info), **ask.parameters}, context, decision)
+            return await self._written(ask, leases, context, info)
         except BaseException:
             await _released(ask, leases)
             raise
+
+    async def _written(self, ask: Ask, leases: list[Lease], context: Context, info: ModelInfo) -> Admitted:
+        """The request in the form of the model's version, and checked. Raises
+        :class:`gateway.errors.GatewayError`."""
+        _require_inputs(info, ask.parameters)
+        prompt, decision = await self._checked(ask.prompt, info, context)
+        return Admitted(ask, leases, {**_rendered(prompt, info), **ask.parameters}, context, decision, info)
 
     async def _lease(self, principal: Principal, ask: Ask) -> Lease:
         """The tenant's leave to use tokens. Raises :class:`QuotaExceeded`."""
@@ -136,25 +141,49 @@ class Generation:
         """Ask Triton for answer ``number``, with ``changes`` of its parameters. All but a request's first answer take a
         place of their own among those in flight: ``changes`` is None for that one. Raises
         :class:`gateway.errors.GatewayError`."""
-        ask, lease, values = admitted.ask, admitted.leases[number], admitted.values | (changes or {})
-        if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
-            values["stream"] = True
+        ask, lease = admitted.ask, admitted.leases[number]
         try:
             leave = None
             if changes is not None:
                 self._admission.enter()
                 leave = self._admission.leave
-            deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
-            policy = self._policy.policy.version
-            guard = self._policy.output(replace(admitted.context, direction="output"))
-            gate = LogprobGate(guard) if "logprobs" in values else None
-            verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
-            text = _guarded(deltas, guard, lease, gate)
-            answer = Answer(ask, lease, self._telemetry, text, policy_version=policy, verdicts=verdicts, leave=leave)
-            await answer.wait_for_first()
-            return answer
+            answer = await self._asked(admitted, lease, changes or {}, leave)
+            anew = await self._written_anew(admitted, answer)
+            return answer if anew is None else await self._asked(anew, lease, changes or {}, leave)
         except BaseException:
             await _released(ask, [lease])
+            raise
+
+    async def _asked(
+        self, admitted: Admitted, lease: Lease, changes: Values, leave: Callable[..., None] | None
+    ) -> Answer:
+        ask, values = admitted.ask, admitted.values | changes
+        if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
+            values["stream"] = True
+        deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
+        policy = self._policy.policy.version
+        guard = self._policy.output(replace(admitted.context, direction="output"))
+        gate = LogprobGate(guard) if "logprobs" in values else None
+        verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
+        text = _guarded(deltas, guard, lease, gate)
+        answer = Answer(ask, lease, self._telemetry, text, policy_version=policy, verdicts=verdicts, leave=leave)
+        await answer.wait_for_first()
+        return answer
+
+    async def _written_anew(self, admitted: Admitted, answer: Answer) -> Admitted | None:
+        """When a rollout came between and another version answers than the one that the prompt was written for, and it
+        wants another prompt: that prompt. ``answer`` is stopped then; nothing of it has been sent yet."""
+        written_for = admitted.info
+        if not written_for.version or answer.version == written_for.version:
+            return None
+        try:
+            info = await self._triton.info(admitted.ask.model, anew=True)
+            if info.writes_as(written_for):
+                return None
+            await answer.stop()
+            return await self._written(admitted.ask, admitted.leases, admitted.context, info)
+        except BaseException:
+            await answer.close()
             raise
 
     async def _info(self, model: str) -> ModelInfo:
@@ -196,6 +225,7 @@ class Admitted:
     values: Values
     context: Context
     decision: InputDecision
+    info: ModelInfo
 
     async def release(self) -> None:
         """Give back what no answer was begun for; what runs, or has ended, is charged. Safe to call again."""
@@ -286,6 +316,7 @@ class Answer:
         self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
         self._called = time.monotonic()
         self._first: Delta | None = None
+        self.version = ""
         self.last: Delta | None = None
 
     async def wait_for_first(self) -> None:
@@ -296,6 +327,7 @@ class Answer:
             await self.close()
             raise
         self.last = self._first
+        self.version = self._first.model_version
         self._telemetry.triton_first_response.observe(time.monotonic() - self._called)
 
     async def __aiter__(self) -> AsyncGenerator[Delta, None]:
@@ -323,19 +355,23 @@ class Answer:
                 yield delta
 
     async def close(self) -> None:
-        """Cancel what still runs and count what was spent. Safe to call again."""
+        """Cancel what still runs, settle the quota and count what was spent. Safe to call again."""
         try:
-            if isinstance(self._deltas, AsyncGenerator):
-                with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
-                    await self._deltas.aclose()
+            await self.stop()
         finally:
             await self._lease.settle()
             self._ask.headers.update(self._lease.headers)
+        if self._leave is not None:
+            self._leave(served=self.last is not None and bool(self.last.finish_reason))
+            self._leave = None
+
+    async def stop(self) -> None:
+        """Cancel what still runs and count what was spent; quota and place stay, for the request to be asked again."""
+        if isinstance(self._deltas, AsyncGenerator):
+            with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
+                await self._deltas.aclose()
         if self.last is not None and self._called:
             self._telemetry.prompt_tokens.inc(self.last.prompt_tokens)
             self._telemetry.completion_tokens.inc(self.last.completion_tokens)
             self._telemetry.triton.observe(time.monotonic() - self._called)
             self._called = 0.0
-        if self._leave is not None:
-            self._leave(served=self.last is not None and bool(self.last.finish_reason))
-            self._leave = None

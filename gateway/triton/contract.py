@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tritonclient.grpc import service_pb2 as pb
 
@@ -79,7 +79,7 @@ class Delta:
 @dataclass(frozen=True)
 class ModelInfo:
     """What the model says about itself in its ``config.pbtxt``: ``inputs`` are the tensors that it takes, ``created``
-    is when it was built (seconds since the epoch; 0 in versions that do not say)."""
+    is when it was built (seconds since the epoch; 0 in versions that do not say); ``version`` may be empty."""
 
     chat_template: str
     bos_token: str
@@ -88,6 +88,13 @@ class ModelInfo:
     context_length: int
     inputs: frozenset[str] = frozenset()
     created: int = 0
+    version: str = ""
+
+    def writes_as(self, other: ModelInfo) -> bool:
+        """Whether a request is written the same for both."""
+        return replace(self, version="", created=0, context_length=0) == replace(
+            other, version="", created=0, context_length=0
+        )
 
 
 def infer_request(model: str, request_id: str, values: Mapping[str, Value], priority: int = 0) -> pb.ModelInferRequest:
@@ -183,6 +190,7 @@ def model_info(config: pb.ModelConfigResponse) -> ModelInfo:
             context_length=int(values["context_length"]),
             inputs=frozenset(each.name for each in config.config.input),
             created=int(values.get("created", 0)),
+            version=values.get("version", ""),
         )
     except (KeyError, ValueError) as error:
         raise ContractError(f"the model's config.pbtxt lacks or garbles a parameter: {error!r}") from None
