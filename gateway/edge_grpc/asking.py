@@ -14,11 +14,11 @@ from gateway.edge_grpc.messages import FINAL
 from gateway.edge_grpc.texts import elements, packed
 from gateway.errors import InvalidField
 from gateway.generation import Ask, Prompt
-from gateway.triton import Delta
-from gateway.triton.contract import INPUTS, OUTPUTS, Value
+from gateway.triton import Delta, TokenLogprob
+from gateway.triton.contract import INPUTS, OUTPUTS, Value, logprobs_json
 
 USUAL_TOKENS = 256
-SEVERAL = frozenset({"stop"})
+SEVERAL = frozenset({"stop", "logit_bias_tokens", "logit_bias_values"})
 """Inputs that take more than one element."""
 _LAYOUT = {"INT32": "i", "FP32": "f", "UINT64": "Q", "BOOL": "?"}
 _CONTENTS = {
@@ -28,9 +28,6 @@ _CONTENTS = {
     "UINT64": "uint64_contents",
     "BOOL": "bool_contents",
 }
-
-PLAIN = {name: kind for name, kind in OUTPUTS.items() if name != "token_logprobs"}
-"""What this door answers with. Log-probabilities name tokens one by one, past what the policy masks: HTTP has them."""
 
 
 def ask_of(
@@ -62,7 +59,7 @@ def _values(request: pb.ModelInferRequest) -> dict[str, Value]:
             raise InvalidField(f"{name}: its datatype is {INPUTS[name]}", field=name)
         values = _elements(request, place, INPUTS[name])
         if list(tensor.shape) != [1, len(values)] or (len(values) != 1 and name not in SEVERAL):
-            shape = "[1, n] for n texts" if name in SEVERAL else "[1, 1]"
+            shape = "[1, n] for n values" if name in SEVERAL else "[1, 1]"
             raise InvalidField(f"{name}: its shape is {shape}, and its data as long as that", field=name)
         found[name] = values if name in SEVERAL else values[0]
     return found
@@ -99,21 +96,29 @@ class Answers:
 
     def __init__(self, request: pb.ModelInferRequest) -> None:
         for place, output in enumerate(request.outputs):
-            if output.name not in PLAIN or output.parameters:
-                raise InvalidField(f"outputs[{place}]: plain {', '.join(PLAIN)} there are", field="outputs")
-        self._names: Sequence[str] = [each.name for each in request.outputs] or list(PLAIN)
+            if output.name not in OUTPUTS or output.parameters:
+                raise InvalidField(f"outputs[{place}]: plain {', '.join(OUTPUTS)} there are", field="outputs")
+        self._names: Sequence[str] = [each.name for each in request.outputs] or list(OUTPUTS)
         self._model, self._id = request.model_name, request.id
 
-    def response(self, delta: Delta, text: str, *, final: bool) -> pb.ModelInferResponse:
-        """``delta`` with ``text`` as its text."""
+    def response(
+        self, delta: Delta, text: str, logprobs: Sequence[TokenLogprob], *, final: bool
+    ) -> pb.ModelInferResponse:
+        """``delta`` with ``text`` as its text and ``logprobs`` as its tokens; without any the tensor is left out, as
+        the model does."""
         response = pb.ModelInferResponse(model_name=self._model, model_version=delta.model_version, id=self._id)
         for name in self._names:
-            response.outputs.add(name=name, datatype=PLAIN[name], shape=(1, 1))
-            value = text if name == "text_output" else getattr(delta, name)
-            if PLAIN[name] == "BYTES":
+            if name == "token_logprobs" and not logprobs:
+                continue
+            response.outputs.add(name=name, datatype=OUTPUTS[name], shape=(1, 1))
+            if name == "token_logprobs":
+                value: Any = logprobs_json(logprobs)
+            else:
+                value = text if name == "text_output" else getattr(delta, name)
+            if OUTPUTS[name] == "BYTES":
                 response.raw_output_contents.append(packed((value.encode(),)))
             else:
-                response.raw_output_contents.append(struct.pack("<" + _LAYOUT[PLAIN[name]], value))
+                response.raw_output_contents.append(struct.pack("<" + _LAYOUT[OUTPUTS[name]], value))
         if final:
             response.parameters[FINAL].bool_param = True
         else:

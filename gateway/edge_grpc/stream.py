@@ -119,7 +119,9 @@ class Conversation:
         try:
             async for delta in answer:
                 if delta.text or delta.finish_reason:
-                    await self._send(answers.response(delta, delta.text, final=bool(delta.finish_reason)))
+                    await self._send(
+                        answers.response(delta, delta.text, delta.logprobs, final=bool(delta.finish_reason))
+                    )
         finally:
             await answer.close()
         one.ended(answer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from tritonclient.grpc import service_pb2 as pb
@@ -155,6 +155,20 @@ def _logprobs(raw: bytes) -> tuple[TokenLogprob, ...]:
         )
         for end, token, logprob, alternatives in json.loads(_text(raw))
     )
+
+
+def logprobs_json(tokens: Iterable[TokenLogprob]) -> str:
+    """The other way round, for a door that hands the tensor on."""
+    rows = [
+        [
+            each.end,
+            each.token.decode("latin-1"),
+            each.logprob,
+            [[token.decode("latin-1"), logprob] for token, logprob in each.alternatives],
+        ]
+        for each in tokens
+    ]
+    return json.dumps(rows, separators=(",", ":"))
 
 
 def is_final(response: pb.ModelInferResponse) -> bool:
