@@ -52,4 +52,4 @@ async def _generated(intake: Intake, call: Call, one: Incoming) -> bytes:
             await answer.close()
     finally:
         call.trailing.update(ask.headers)
-    return bytes(answers.response(one.ended(answer), text, final=True).SerializeToString())
+    return bytes(answers.message(one.ended(answer), text, final=True).infer_response.SerializeToString())
