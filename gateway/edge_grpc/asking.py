@@ -18,6 +18,7 @@ from gateway.triton import Delta, TokenLogprob
 from gateway.triton.contract import INPUTS, OUTPUTS, Value, logprobs_json
 
 USUAL_TOKENS = 256
+LOGPROBS = "token_logprobs"
 SEVERAL = frozenset({"stop", "logit_bias_tokens", "logit_bias_values"})
 """Inputs that take more than one element."""
 _LAYOUT = {"INT32": "i", "FP32": "f", "UINT64": "Q", "BOOL": "?"}
@@ -98,29 +99,35 @@ class Answers:
         for place, output in enumerate(request.outputs):
             if output.name not in OUTPUTS or output.parameters:
                 raise InvalidField(f"outputs[{place}]: plain {', '.join(OUTPUTS)} there are", field="outputs")
-        self._names: Sequence[str] = [each.name for each in request.outputs] or list(OUTPUTS)
-        self._model, self._id = request.model_name, request.id
+        names = [each.name for each in request.outputs] or list(OUTPUTS)
+        self._names = [name for name in names if name != LOGPROBS]
+        self._logprobs = LOGPROBS in names
+        # What all responses share: a copy of it is a third of the cost of a response made anew.
+        self._shared = pb.ModelStreamInferResponse()
+        response = self._shared.infer_response
+        response.model_name, response.id = request.model_name, request.id
+        response.parameters[FINAL].bool_param = False
+        for name in self._names:
+            response.outputs.add(name=name, datatype=OUTPUTS[name], shape=(1, 1))
 
-    def response(
+    def message(
         self, delta: Delta, text: str, logprobs: Sequence[TokenLogprob], *, final: bool
-    ) -> pb.ModelInferResponse:
+    ) -> pb.ModelStreamInferResponse:
         """``delta`` with ``text`` as its text and ``logprobs`` as its tokens; without any the tensor is left out, as
         the model does."""
-        response = pb.ModelInferResponse(model_name=self._model, model_version=delta.model_version, id=self._id)
+        message = pb.ModelStreamInferResponse()
+        message.CopyFrom(self._shared)
+        response = message.infer_response
+        response.model_version = delta.model_version
         for name in self._names:
-            if name == "token_logprobs" and not logprobs:
-                continue
-            response.outputs.add(name=name, datatype=OUTPUTS[name], shape=(1, 1))
-            if name == "token_logprobs":
-                value: Any = logprobs_json(logprobs)
-            else:
-                value = text if name == "text_output" else getattr(delta, name)
+            value = text if name == "text_output" else getattr(delta, name)
             if OUTPUTS[name] == "BYTES":
                 response.raw_output_contents.append(packed((value.encode(),)))
             else:
                 response.raw_output_contents.append(struct.pack("<" + _LAYOUT[OUTPUTS[name]], value))
+        if self._logprobs and logprobs:
+            response.outputs.add(name=LOGPROBS, datatype=OUTPUTS[LOGPROBS], shape=(1, 1))
+            response.raw_output_contents.append(packed((logprobs_json(logprobs).encode(),)))
         if final:
             response.parameters[FINAL].bool_param = True
-        else:
-            response.parameters[FINAL].bool_param = False
-        return response
+        return message

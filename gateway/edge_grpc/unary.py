@@ -57,5 +57,5 @@ async def _generated(intake: Intake, call: Call, one: Incoming) -> bytes:
             await answer.close()
     finally:
         call.trailing.update(ask.headers)
-    response = answers.response(one.ended(answer), "".join(texts), logprobs, final=True)
-    return bytes(response.SerializeToString())
+    message = answers.message(one.ended(answer), "".join(texts), logprobs, final=True)
+    return bytes(message.infer_response.SerializeToString())

@@ -246,6 +246,15 @@ async def test_a_unary_answer_of_anothers_model_is_guarded(masking: Kserved) -> 
     assert response.parameters["tidegate_finish_reason"].string_param == "content_filter"
 
 
+async def test_what_a_model_says_is_bounded_and_read(tmp_path: Path) -> None:
+    """A response that is too large to be checked, or no text at all, does not get out."""
+    async with kserve(tmp_path, max_body_bytes=2000) as door:
+        for text, part in (("swell", "more than 2000 bytes"), ("garble", "not UTF-8")):
+            error = await failure(door, infer("echo", text))
+            assert code(error) == "upstream_error"
+            assert part in (error.details() or "")
+
+
 async def test_bytes_that_are_not_text_need_the_operators_word(tmp_path: Path) -> None:
     """A BYTES tensor counts as text until the model's text tensors are named; then the others pass as they came."""
     picture = infer("pictures", "x")
