@@ -133,3 +133,4 @@ def test_logprobs_arrive_as_they_were_written() -> None:
     delta = contract.read_response(response)
     assert delta is not None
     assert [vars(each) for each in delta.logprobs] == [vars(each) for each in written]
+    assert contract.logprobs_json(delta.logprobs) == texts["token_logprobs"]
