@@ -148,8 +148,10 @@ class OtelTriton:
     def __init__(self, span: Span, exemplar: dict[str, str] | None) -> None:
         self._span, self.exemplar = span, exemplar
         carrier: dict[str, str] = {}
-        PROPAGATOR.inject(carrier, set_span_in_context(span, Context()))
-        self.metadata: Metadata = tuple(carrier.items())
+        if exemplar is not None:
+            # Triton 2.51 records every request with a traceparent, whatever its flags and Triton's own rate say.
+            PROPAGATOR.inject(carrier, set_span_in_context(span, Context()))
+        self.metadata: Metadata | None = tuple(carrier.items()) or None
 
     def first_response(self) -> None:
         """See :class:`gateway.tracing.TritonSpan`."""
