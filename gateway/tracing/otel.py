@@ -6,6 +6,7 @@ told its parent, since a request's stages run in several tasks.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -27,6 +28,7 @@ from gateway.tracing import Metadata, Operation, Parameter
 SEND_EVERY_MS = 1000
 SEND_SECONDS = 5.0
 PATH = "/v1/traces"
+logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)  # that a batch is lost, not each attempt
 PROPAGATOR = TraceContextTextMapPropagator()
 REQUEST_ATTRIBUTES = ("max_tokens", "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
 """Parameters that the conventions name, as ``gen_ai.request.NAME``. ``stop`` would be text."""
