@@ -30,6 +30,8 @@ from gateway.telemetry.prices import Price
 from gateway.tracing import open_tracer
 from gateway.triton import Delta, ModelInfo
 
+BEGIN, END = "<!-- metrics cost: begin -->", "<!-- metrics cost: end -->"
+COMMAND = "python -m benchmarks.metrics_cost"
 REPEATS, ROUNDS = 20_000, 5
 LOAD_SECONDS, SCRAPES, TENANTS, WORKERS = 8, 24, 100, 4
 INFO = ModelInfo("", "", "", (), 4096, precision="int8", accuracy_gate="passed")
@@ -205,6 +207,44 @@ def main(folder: Path) -> dict[str, Any]:
     }
 
 
+def table(figures: dict[str, Any]) -> str:
+    """The figures of docs/metrics.md as Markdown."""
+    one, worker, shares = figures["one_process"], figures["worker"], figures["shares"]
+    request, scraped, trace = figures["request"], figures["scrape_at_full_load"], figures["trace"]
+    rows = [
+        ("all series of a request", f"{one['request_us']:.0f} us", f"{worker['request_us']:.0f} us"),
+        (
+            f"of its median latency alone before an instant model ({request['p50_one_client_ms']:.1f} ms)",
+            f"{shares['one_process_share_of_p50']:.1%}",
+            f"{shares['worker_share_of_p50']:.1%}",
+        ),
+        (
+            f"of its processor time at full load ({request['cpu_us']:.0f} us)",
+            f"{shares['one_process_share_of_cpu']:.1%}",
+            f"{shares['worker_share_of_cpu']:.1%}",
+        ),
+        ("a streamed token", f"{one['token_us']:.1f} us", f"{worker['token_us']:.1f} us"),
+        ("`/metrics` at full load, median", f"{scraped['median_ms']:.0f} ms", ""),
+        (f"rendering {WORKERS} workers with {TENANTS} tenants", "", f"{worker['full_render_ms']:.0f} ms"),
+        ("remembering an answer for feedback", f"{figures['remember_us']:.1f} us", "the same"),
+        ("a request's spans, recorded", f"{trace['recorded_us']:.0f} us", "the same"),
+        ("a request's spans, not recorded", f"{trace['not_recorded_us']:.0f} us", "the same"),
+    ]
+    lines = [f"| {what} | {alone} | {shared} |" for what, alone, shared in rows]
+    return "\n".join(
+        [BEGIN, f"`{COMMAND}`:", "", "| | one process | one of several workers |", "|---|---|---|", *lines, END]
+    )
+
+
+def write_page(figures: dict[str, Any]) -> None:
+    """Put the table into docs/metrics.md."""
+    page = harness.ROOT / "docs" / "metrics.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    page.write_text(before + table(figures) + rest.partition(END)[2], encoding="utf-8")
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="tidegate-metrics-") as name:
-        harness.save("metrics_cost", main(Path(name)))
+        measured = main(Path(name))
+    harness.save("metrics_cost", measured)
+    write_page(measured)
