@@ -31,13 +31,19 @@ INT8_REPOSITORY = ROOT / "model_repository"
 FP32_REPOSITORY = ROOT / ".build" / "repository-fp32"
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
 @contextlib.contextmanager
 def running_stack(repository: Path = INT8_REPOSITORY) -> Iterator[local.Stack]:
     """Triton and a gateway on free loopback ports, stopped at the end."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-    gateway, http, grpc, metrics = (each.getsockname()[1] for each in sockets)
-    for each in sockets:
-        each.close()
+    gateway, http, grpc, metrics = free_ports(4)
     with tempfile.TemporaryDirectory() as run_dir:
         stack = local.Stack(repository, Path(run_dir), gateway, Ports(http, grpc, metrics))
         try:
@@ -123,7 +129,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def save(name: str, figures: dict[str, Any]) -> None:
     """Write ``results/<name>.json`` with the machine beside the figures, and print it."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    record = {"command": f"python -m benchmarks.{name}", "machine": _machine(), **figures}
+    record = {"command": f"python -m benchmarks.{name}", "machine": machine(), **figures}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     sys.stdout.write(json.dumps(record, indent=1) + "\n")
 
@@ -140,7 +146,8 @@ def median(values: Sequence[float]) -> float:
     return float(statistics.median(values))
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What figures were measured on."""
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]

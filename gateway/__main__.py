@@ -17,6 +17,7 @@ from gateway.policy.errors import PolicyError
 from gateway.reference import settings_table
 from gateway.serving import serve
 from gateway.settings import RedisSettings, Settings
+from gateway.tls import TlsError
 from gateway.traffic.quotas import QuotaError
 
 DAY_SECONDS = 86_400
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {name}{each['msg'].removeprefix('Value error, ')}", file=sys.stderr)
     except PolicyError as error:
         print(f"error: TIDEGATE_POLICY_FILE: {error}", file=sys.stderr)
-    except (AccessError, QuotaError) as error:
+    except (AccessError, QuotaError, TlsError) as error:
         print(f"error: {error}", file=sys.stderr)
     return 2
 
@@ -67,8 +68,7 @@ def _policy(options: argparse.Namespace) -> int:
 
 def _access(options: argparse.Namespace) -> int:
     try:
-        url = RedisSettings().redis_url
-        return access_command.run(options, None if url is None else url.get_secret_value())
+        return access_command.run(options, RedisSettings().redis_address())
     except AccessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,8 @@ balances the load looks elsewhere. Then it stops listening and lets what runs en
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import tempfile
 import time
@@ -19,6 +21,7 @@ from gateway.app import create_app
 from gateway.protocol import bounded
 from gateway.settings import Settings
 from gateway.telemetry import configure_logging
+from gateway.tls import Certificate
 from gateway.traffic.drain import Drain
 from gateway.workers import Workers, listen
 
@@ -33,6 +36,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._drain, self._delay, self._grace = drain, delay_seconds, grace_seconds
         self._asked_at: float | None = None
+        self.parent: int | None = None
+        """Of a worker: the process that it ends with."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second ends at once. Neither is raised again: a drained gateway exits with 0."""
@@ -43,13 +48,16 @@ class Server(uvicorn.Server):
             self._asked_at = time.monotonic()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Ten times a second. A worker whose parent is gone stops too, so that none keeps the port."""
+        if self._asked_at is None and self.parent is not None and os.getppid() != self.parent:
+            self.handle_exit(signal.SIGTERM, None)
         if self._asked_at is not None and time.monotonic() - self._asked_at >= self._delay:
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, wait for what runs, cut it before the grace is over."""
+        self._drain.close(self._grace)
         seconds = max(self._grace - CUT_BEFORE_SECONDS, 0.0)
         cutting = asyncio.get_running_loop().call_later(seconds, self._drain.cut)
         await super().shutdown(sockets)
@@ -65,9 +73,9 @@ def serve(settings: Settings, listen_fd: int | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
             shared = {} if settings.quota_directory is not None else {"TIDEGATE_QUOTA_DIRECTORY": folder}
             return Workers(listen(settings.host, settings.port), settings.workers, ending, shared).run()
-    drain = Drain()
+    drain, certificate = Drain(), _certificate(settings)
     config = uvicorn.Config(
-        create_app(settings, drain),
+        create_app(settings, drain, certificate),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -76,8 +84,19 @@ def serve(settings: Settings, listen_fd: int | None = None) -> int:
         server_header=False,
         proxy_headers=False,
         log_config=None,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate.context(),
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )
-    sockets = None if listen_fd is None else [socket.socket(fileno=listen_fd)]
-    Server(config, drain, settings.shutdown_delay_seconds, settings.shutdown_grace_seconds).run(sockets=sockets)
+    server = Server(config, drain, settings.shutdown_delay_seconds, settings.shutdown_grace_seconds)
+    if listen_fd is None:
+        server.run()
+    else:
+        server.parent = os.getppid()
+        server.run(sockets=[socket.socket(fileno=listen_fd)])
     return 0
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return Certificate(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)

@@ -90,6 +90,18 @@ class Telemetry:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.failed_open = Counter(
+            "tidegate_policy_failed_open",
+            "Checks that failed while their text passed, as on_error says",
+            ["moderator", "outcome"],
+            registry=self.registry,
+        )
+        self.breaker_open = Gauge(
+            "tidegate_moderator_breaker_open",
+            "1 while a moderator is left alone after failures",
+            ["moderator"],
+            registry=self.registry,
+        )
         self.audit_lost = Gauge(
             "tidegate_audit_lost_records", "Records of decisions that could not be written", registry=self.registry
         )
@@ -129,6 +141,17 @@ class Telemetry:
             "1 while the files hold a policy that cannot be used",
             registry=self.registry,
         )
+        self.grpc_streams = Gauge(
+            "tidegate_grpc_streams_open",
+            "ModelStreamInfer streams that are open, idle ones too",
+            registry=self.registry,
+        )
+        self.certificate_expiry = Gauge(
+            "tidegate_certificate_expiry_timestamp_seconds",
+            "When the doors' certificate ends; NaN without TLS",
+            registry=self.registry,
+        )
+        self.certificate_expiry.set(float("nan"))
         self.quota_refusals = Counter(
             "tidegate_quota_refusals", "Requests refused by a quota, by limit", ["limit"], registry=self.registry
         )
@@ -163,6 +186,14 @@ class Telemetry:
     def checked(self, moderator: str, outcome: str, seconds: float) -> None:
         """A moderator's check ended."""
         self.moderator_seconds.labels(moderator, outcome).observe(seconds)
+
+    def let_through(self, moderator: str, outcome: str) -> None:
+        """A check failed, and the text passes all the same."""
+        self.failed_open.labels(moderator, outcome).inc()
+
+    def breaker(self, moderator: str, is_open: bool) -> None:
+        """A moderator's breaker opened or closed."""
+        self.breaker_open.labels(moderator).set(is_open)
 
     def policy_in_force(self, version: str) -> None:
         """Name the policy that counts from now on."""
