@@ -20,7 +20,7 @@ from deploy.local.stack import Stack
 from .conftest import backend_metric
 from .test_leaving import until
 
-QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[Any] = [{"role": "user", "content": "What is 2 + 2?"}]
 SCOPES = "generate models:read"
 
 
