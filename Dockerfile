@@ -8,7 +8,7 @@ FROM python AS gateway-packages
 WORKDIR /build
 COPY pyproject.toml constraints.txt deploy/images/requirements.py ./
 RUN python -m venv --without-pip /opt/tidegate \
-    && python requirements.py gateway http-moderator jwks pinyin redis > requirements.txt \
+    && python requirements.py gateway http-moderator jwks pinyin redis tracing > requirements.txt \
     && pip --python /opt/tidegate/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt -r requirements.txt
 
 # ---- the gateway: no pip, no compiler, no torch; everything it writes is standard output
