@@ -14,9 +14,10 @@ from gateway.access import AccessError, Authenticator
 from gateway.access.build import Setup, build
 from gateway.access.errors import first_problem
 from gateway.access.issuers import IssuerPart, KeyPart, read_issuers
-from gateway.edge import http, operations, problems
+from gateway.edge import http, openai, openai_models, openai_moderations, operations, problems
 from gateway.edge.asking import Limits
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
+from gateway.edge.openai_schemas import ChatBody, CompletionBody, ModerationBody
 from gateway.edge.plain import Endpoint, PlainRoutes, describe
 from gateway.edge.schemas import GenerateBody
 from gateway.edge_grpc.calls import Limits as GrpcLimits
@@ -76,7 +77,15 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
         )
         limits = Limits(settings.max_tokens, settings.request_timeout_seconds, settings.max_request_timeout_seconds)
         plain.update(http.generate_endpoints(generation, limits))
-        http.describe_endpoints(app, plain)
+        plain.update(openai.completion_endpoints(generation, limits))
+        plain.update(openai_moderations.moderation_endpoints(policy, quotas, limits))
+        for describe_routes in (
+            http.describe_endpoints,
+            openai.describe_completions,
+            openai_moderations.describe_moderations,
+        ):
+            describe_routes(app, plain)
+        app.include_router(openai_models.model_routes(triton))
         app.include_router(operations.routes(triton, settings.model, telemetry, drain, authenticator))
         limits_of_grpc = _grpc_limits(settings)
         parts = Parts(
@@ -101,7 +110,7 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
 
     app = FastAPI(title="tidegate", lifespan=lifespan, redirect_slashes=False)
     problems.install(app)
-    describe(app, [GenerateBody])
+    describe(app, [GenerateBody, ChatBody, CompletionBody, ModerationBody])
     limited = BodyLimit(PlainRoutes(app, plain), settings.max_body_bytes)
     return RequestContext(Authentication(limited, authenticator), telemetry, admission, drain)
 
@@ -171,7 +180,7 @@ def _quotas(settings: Settings, telemetry: Telemetry) -> Quotas:
         settings.quota_file,
         telemetry,
         lifetime_seconds=settings.max_request_timeout_seconds + LEASE_MARGIN_SECONDS,
-        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        redis_url=settings.redis_address(),
         on_redis_failure=settings.quota_on_redis_failure,
         directory=settings.quota_directory,
         workers=settings.workers,
@@ -192,7 +201,7 @@ def _authenticator(settings: Settings, telemetry: Telemetry) -> Authenticator:
         where=where,
         api_keys_file=settings.api_keys_file,
         revocation_file=settings.revocation_file,
-        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        redis_url=settings.redis_address(),
         look_seconds=settings.revocation_seconds,
         development=settings.environment == "development",
     )

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from gateway.access import GENERATE, Principal
-from gateway.errors import DeadlineExceeded, ModelNotFound, PromptRejected, QuotaExceeded, TritonUnavailable
+from gateway.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    PromptRejected,
+    QuotaExceeded,
+    TritonUnavailable,
+    UpstreamError,
+)
+from gateway.logprobs import LogprobGate
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
@@ -22,8 +31,9 @@ from gateway.template import render, without_special_tokens
 from gateway.traffic.admission import Admission
 from gateway.traffic.quotas import Lease, Quotas
 from gateway.triton import Delta, ModelInfo, TritonClient
-from gateway.triton.contract import Value
+from gateway.triton.contract import LATER, Value
 
+Values = dict[str, Value]
 CONTENT_FILTER = "content_filter"
 QUOTA = "quota"
 BYTES_A_TOKEN, TOKENS_A_MESSAGE = 4, 4
@@ -91,15 +101,30 @@ class Generation:
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
+        return await self.begin(await self.admit(principal, ask))
+
+    async def admit(self, principal: Principal, ask: Ask, answers: int = 1) -> Admitted:
+        """Everything before Triton, for so many answers to one prompt; each is then begun, or the rest released. Raises
+        :class:`gateway.errors.GatewayError`."""
         principal.require(GENERATE, ask.model)
         self._admission.require_time(ask.seconds_left())
-        lease = await self._lease(principal, ask)
+        leases: list[Lease] = []
         try:
-            return await self._ask(principal, ask, lease)
+            for _ in range(answers):
+                leases.append(await self._lease(principal, ask))
+            info = await self._info(ask.model)
+            context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
+            return await self._written(ask, leases, context, info)
         except BaseException:
-            await lease.settle()
-            ask.headers.update(lease.headers)
+            await _released(ask, leases)
             raise
+
+    async def _written(self, ask: Ask, leases: list[Lease], context: Context, info: ModelInfo) -> Admitted:
+        """The request in the form of the model's version, and checked. Raises
+        :class:`gateway.errors.GatewayError`."""
+        _require_inputs(info, ask.parameters)
+        prompt, decision = await self._checked(ask.prompt, info, context)
+        return Admitted(ask, leases, {**_rendered(prompt, info), **ask.parameters}, context, decision, info)
 
     async def _lease(self, principal: Principal, ask: Ask) -> Lease:
         """The tenant's leave to use tokens. Raises :class:`QuotaExceeded`."""
@@ -112,29 +137,70 @@ class Generation:
         ask.headers.update(lease.headers)
         return lease
 
-    async def _ask(self, principal: Principal, ask: Ask, lease: Lease) -> Answer:
-        """Check the prompt and ask Triton."""
-        info = await self._info(ask.model)
-        context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
-        prompt, decision = await self._checked(ask.prompt, info, context)
-        values = {**_rendered(prompt, info), **ask.parameters}
+    async def begin(self, admitted: Admitted, number: int = 0, changes: Values | None = None) -> Answer:
+        """Ask Triton for answer ``number``, with ``changes`` of its parameters. All but a request's first answer take a
+        place of their own among those in flight: ``changes`` is None for that one. Raises
+        :class:`gateway.errors.GatewayError`."""
+        ask, lease = admitted.ask, admitted.leases[number]
+        try:
+            leave = None
+            if changes is not None:
+                self._admission.enter()
+                leave = self._admission.leave
+            answer = await self._asked(admitted, lease, changes or {}, leave)
+            anew = await self._written_anew(admitted, answer)
+            return answer if anew is None else await self._asked(anew, lease, changes or {}, leave)
+        except BaseException:
+            await _released(ask, [lease])
+            raise
+
+    async def _asked(
+        self, admitted: Admitted, lease: Lease, changes: Values, leave: Callable[..., None] | None
+    ) -> Answer:
+        ask, values = admitted.ask, admitted.values | changes
         if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
             values["stream"] = True
         deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
-        guard = self._policy.output(replace(context, direction="output"))
-        verdicts = Verdicts(self._policy.policy.version, decision, guard) if ask.include_policy else None
-        answer = Answer(ask, lease, self._telemetry, _guarded(deltas, guard, lease), verdicts)
+        policy = self._policy.policy.version
+        guard = self._policy.output(replace(admitted.context, direction="output"))
+        gate = LogprobGate(guard) if "logprobs" in values else None
+        verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
+        text = _guarded(deltas, guard, lease, gate)
+        answer = Answer(ask, lease, self._telemetry, text, policy_version=policy, verdicts=verdicts, leave=leave)
         await answer.wait_for_first()
         return answer
 
+    async def _written_anew(self, admitted: Admitted, answer: Answer) -> Admitted | None:
+        """When a rollout came between and another version answers than the one that the prompt was written for, and it
+        wants another prompt: that prompt. ``answer`` is stopped then; nothing of it has been sent yet."""
+        written_for = admitted.info
+        if not written_for.version or answer.version == written_for.version:
+            return None
+        try:
+            info = await self._triton.info(admitted.ask.model, anew=True)
+            if info.writes_as(written_for):
+                return None
+            await answer.stop()
+            return await self._written(admitted.ask, admitted.leases, admitted.context, info)
+        except BaseException:
+            await answer.close()
+            raise
+
     async def _info(self, model: str) -> ModelInfo:
-        """What the model says of itself. The gateway's own model is expected to be there: it is only away."""
+        """What the model says of itself. The gateway's own model is expected to be there: it is only away; another one
+        is there if it can be asked."""
         try:
             return await self._triton.info(model)
         except ModelNotFound:
             if model == self.default_model:
                 raise TritonUnavailable from None
             raise
+        except UpstreamError:
+            if model == self.default_model:
+                raise
+            raise ModelNotFound(
+                "this model does not generate text; GET /v1/models lists those that do", field="model"
+            ) from None
 
     async def _checked(self, prompt: Prompt, info: ModelInfo, context: Context) -> tuple[Prompt, InputDecision]:
         """The prompt as it may be asked. Special tokens are taken out before the check, so that they cannot hide a word
@@ -151,6 +217,22 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Admitted:
+    """A request that may be asked: a lease for each of its answers, its tensors, and what the policy said."""
+
+    ask: Ask
+    leases: list[Lease]
+    values: Values
+    context: Context
+    decision: InputDecision
+    info: ModelInfo
+
+    async def release(self) -> None:
+        """Give back what no answer was begun for; what runs, or has ended, is charged. Safe to call again."""
+        await _released(self.ask, self.leases)
+
+
+@dataclass(frozen=True)
 class Verdicts:
     """What the policy found, for a client that asks."""
 
@@ -163,6 +245,23 @@ class Verdicts:
         return {"version": self.version, "input": self.input.report(), "output": self.output.report()}
 
 
+async def _released(ask: Ask, leases: Sequence[Lease]) -> None:
+    for lease in leases:
+        await lease.settle()
+        ask.headers.update(lease.headers)
+
+
+def _require_inputs(info: ModelInfo, parameters: dict[str, Value]) -> None:
+    """Raises :class:`InvalidRequest` for what the model's version is too old to take."""
+    missing = LATER.intersection(parameters) - info.inputs
+    if missing:
+        field = min(missing).removesuffix("_tokens").removesuffix("_values")
+        raise InvalidRequest(
+            f"{field}: the published version of this model does not take it; leave it out, or build the model again",
+            field=field,
+        )
+
+
 def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
     """The prompt in the model's form."""
     if prompt.text is not None:
@@ -171,7 +270,9 @@ def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
     return {"text_input": text, "add_special_tokens": False}
 
 
-async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Lease) -> AsyncGenerator[Delta, None]:
+async def _guarded(
+    deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Lease, gate: LogprobGate | None
+) -> AsyncGenerator[Delta, None]:
     """The answer as it may leave. A blocked one ends with ``content_filter``, one that has used up its quota with
     ``quota``, and the model is stopped."""
     try:
@@ -182,10 +283,11 @@ async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Leas
             text = await guard.feed(delta.text)
             if not guard.blocked and reason:
                 text += await guard.finish()
+            logprobs = gate.passed(delta, text) if gate is not None else ()
             if guard.blocked:
-                yield replace(delta, text=text, finish_reason=CONTENT_FILTER)
+                yield replace(delta, text=text, finish_reason=CONTENT_FILTER, logprobs=logprobs)
                 return
-            yield replace(delta, text=text, finish_reason=reason)
+            yield replace(delta, text=text, finish_reason=reason, logprobs=logprobs)
             if reason == QUOTA:
                 return
     finally:
@@ -203,13 +305,18 @@ class Answer:
         lease: Lease,
         telemetry: Telemetry,
         deltas: AsyncIterator[Delta],
+        *,
+        policy_version: str,
         verdicts: Verdicts | None = None,
+        leave: Callable[..., None] | None = None,
     ) -> None:
         self._ask, self._lease = ask, lease
         self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
+        self.policy_version, self._leave = policy_version, leave
         self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
         self._called = time.monotonic()
         self._first: Delta | None = None
+        self.version = ""
         self.last: Delta | None = None
 
     async def wait_for_first(self) -> None:
@@ -220,6 +327,7 @@ class Answer:
             await self.close()
             raise
         self.last = self._first
+        self.version = self._first.model_version
         self._telemetry.triton_first_response.observe(time.monotonic() - self._called)
 
     async def __aiter__(self) -> AsyncGenerator[Delta, None]:
@@ -247,14 +355,21 @@ class Answer:
                 yield delta
 
     async def close(self) -> None:
-        """Cancel what still runs and count what was spent. Safe to call again."""
+        """Cancel what still runs, settle the quota and count what was spent. Safe to call again."""
         try:
-            if isinstance(self._deltas, AsyncGenerator):
-                with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
-                    await self._deltas.aclose()
+            await self.stop()
         finally:
             await self._lease.settle()
             self._ask.headers.update(self._lease.headers)
+        if self._leave is not None:
+            self._leave(served=self.last is not None and bool(self.last.finish_reason))
+            self._leave = None
+
+    async def stop(self) -> None:
+        """Cancel what still runs and count what was spent; quota and place stay, for the request to be asked again."""
+        if isinstance(self._deltas, AsyncGenerator):
+            with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
+                await self._deltas.aclose()
         if self.last is not None and self._called:
             self._telemetry.prompt_tokens.inc(self.last.prompt_tokens)
             self._telemetry.completion_tokens.inc(self.last.completion_tokens)

@@ -19,7 +19,24 @@ from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-MEASURED = ("/generate", "/generate_stream")
+MEASURED = (
+    "/generate",
+    "/generate_stream",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/moderations",
+    "/v1/models",
+)
+"""Paths that want to know who asks."""
+INSTANT = ("/v1/moderations", "/v1/models", "/v1/models/{model}")
+"""Those that ask no model: they say nothing of how fast one is."""
+
+
+def route_of(path: str) -> str | None:
+    """The route of a measured path, as metrics name it."""
+    if path in MEASURED:
+        return path
+    return "/v1/models/{model}" if path.startswith("/v1/models/") else None
 
 
 class RequestContext:
@@ -37,7 +54,7 @@ class RequestContext:
         began = time.monotonic()
         state = scope.setdefault("state", {})
         state |= {"request_id": _request_id(scope), "accepted": began, "fields": {}, "headers": {}}
-        measured = scope["path"] in MEASURED
+        route = route_of(scope["path"])
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -53,7 +70,7 @@ class RequestContext:
 
         admitted = False
         try:
-            if measured:
+            if route is not None:
                 self._admission.enter()
                 admitted = True
                 self._telemetry.in_flight.inc()
@@ -67,13 +84,13 @@ class RequestContext:
                 await respond(InternalError(), scope, receive, send_with_id)
         finally:
             if admitted:
-                self._admission.leave(served=status == 200 and state.get("outcome", "ok") == "ok")
+                served = status == 200 and state.get("outcome", "ok") == "ok" and route not in INSTANT
+                self._admission.leave(served=served)
                 self._telemetry.in_flight.dec()
-            self._finish(scope, status, time.monotonic() - began)
+            self._finish(scope, route or "other", status, time.monotonic() - began)
 
-    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+    def _finish(self, scope: Scope, route: str, status: int, seconds: float) -> None:
         state = scope["state"]
-        route = scope["path"] if scope["path"] in MEASURED else "other"
         outcome = state.get("outcome", "ok" if 0 < status < 400 else "client_closed" if not status else "refused")
         if route != "other":
             self._telemetry.requests.labels(route, outcome).inc()
@@ -100,7 +117,7 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http" and scope["path"] in MEASURED:
+        if scope["type"] == "http" and route_of(scope["path"]) is not None:
             try:
                 given, api_key = _only(scope, b"authorization"), _only(scope, b"x-api-key")
                 principal = await self._authenticator.authenticate(given, api_key)

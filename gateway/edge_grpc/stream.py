@@ -119,7 +119,7 @@ class Conversation:
         try:
             async for delta in answer:
                 if delta.text or delta.finish_reason:
-                    message = answers.message(delta, delta.text, final=bool(delta.finish_reason))
+                    message = answers.message(delta, delta.text, delta.logprobs, final=bool(delta.finish_reason))
                     await self._write(bytes(message.SerializeToString()))
         finally:
             await answer.close()

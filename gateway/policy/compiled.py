@@ -8,6 +8,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from gateway.policy import lint, moderators, pinyin
@@ -60,6 +61,15 @@ class Policy:
     def version(self) -> str:
         """The policy's own word, and the beginning of its digest."""
         return f"{self.file.version}@{self.digest[:12]}"
+
+    @cached_property
+    def categories(self) -> frozenset[str]:
+        """Every reason that lists, patterns and classifiers can give; a moderator of another kind may have its own."""
+        listed = (kind.category or kind.source for each in self.words for kind in each.table)
+        patterns = (part.category or part.called for part, _ in self.patterns)
+        parts = (part for part in self.file.moderators if part.kind == "triton")
+        labels = (label.category or name for part in parts for name, label in part.labels.items())
+        return frozenset([*listed, *patterns, *labels])
 
     def rules(self, direction: Direction, tenant: str) -> Rules:
         """What is looked for in what ``tenant`` asks or is answered."""

@@ -3,7 +3,7 @@
 from gateway.triton.channel import open_channel
 from gateway.triton.classifier import TritonClassifier
 from gateway.triton.client import TritonClient
-from gateway.triton.contract import Delta, ModelInfo
+from gateway.triton.contract import Delta, ModelInfo, TokenLogprob
 from gateway.triton.described import Describer, Description
 from gateway.triton.forward import Forwarder, Upstream
 
@@ -13,6 +13,7 @@ __all__ = [
     "Description",
     "Forwarder",
     "ModelInfo",
+    "TokenLogprob",
     "TritonClassifier",
     "TritonClient",
     "Upstream",

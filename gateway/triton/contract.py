@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from tritonclient.grpc import service_pb2 as pb
 
@@ -28,16 +28,40 @@ INPUTS = {
     "stream": "BOOL",
     "ignore_eos": "BOOL",
     "add_special_tokens": "BOOL",
+    "logprobs": "INT32",
+    "logit_bias_tokens": "INT32",
+    "logit_bias_values": "FP32",
+    "json_schema": "BYTES",
 }
-OUTPUTS = {"text_output": "BYTES", "finish_reason": "BYTES", "prompt_tokens": "INT32", "completion_tokens": "INT32"}
+LATER = frozenset({"logprobs", "logit_bias_tokens", "logit_bias_values", "json_schema"})
+"""Inputs that older published versions do not have; sent only when a client asks for what they are."""
+OUTPUTS = {
+    "text_output": "BYTES",
+    "finish_reason": "BYTES",
+    "prompt_tokens": "INT32",
+    "completion_tokens": "INT32",
+    "token_logprobs": "BYTES",
+}
+"""``token_logprobs`` comes only with what asks for ``logprobs``: :func:`_logprobs` says what is in it."""
 FORMAT = "1"
 _LAYOUT = {"INT32": "<i", "FP32": "<f", "UINT64": "<Q", "BOOL": "<?"}
 
-Value = str | int | float | bool | list[str]
+Value = str | int | float | bool | list[str] | list[int] | list[float]
 
 
 class ContractError(Exception):
     """The model in Triton does not speak this contract."""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the answer, whose text ends at character ``end`` of it, and how likely it was. ``alternatives`` are
+    the likeliest at its place, as many as were asked for."""
+
+    end: int
+    token: bytes
+    logprob: float
+    alternatives: tuple[tuple[bytes, float], ...]
 
 
 @dataclass(frozen=True)
@@ -49,17 +73,28 @@ class Delta:
     prompt_tokens: int
     completion_tokens: int
     model_version: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the model says about itself in its ``config.pbtxt`` parameters."""
+    """What the model says about itself in its ``config.pbtxt``: ``inputs`` are the tensors that it takes, ``created``
+    is when it was built (seconds since the epoch; 0 in versions that do not say); ``version`` may be empty."""
 
     chat_template: str
     bos_token: str
     eos_token: str
     special_tokens: tuple[str, ...]
     context_length: int
+    inputs: frozenset[str] = frozenset()
+    created: int = 0
+    version: str = ""
+
+    def writes_as(self, other: ModelInfo) -> bool:
+        """Whether a request is written the same for both."""
+        return replace(self, version="", created=0, context_length=0) == replace(
+            other, version="", created=0, context_length=0
+        )
 
 
 def infer_request(model: str, request_id: str, values: Mapping[str, Value], priority: int = 0) -> pb.ModelInferRequest:
@@ -98,14 +133,42 @@ def read_response(response: pb.ModelInferResponse) -> Delta | None:
             prompt_tokens=struct.unpack_from("<i", raw["prompt_tokens"])[0],
             completion_tokens=struct.unpack_from("<i", raw["completion_tokens"])[0],
             model_version=response.model_version,
+            logprobs=_logprobs(raw["token_logprobs"]) if "token_logprobs" in raw else (),
         )
-    except (KeyError, struct.error, UnicodeDecodeError) as error:
+    except (KeyError, ValueError, TypeError, struct.error) as error:
         raise ContractError(f"the model's response is not of this contract: {error!r}") from None
 
 
 def _text(raw: bytes) -> str:
     (length,) = struct.unpack_from("<I", raw)
     return raw[4 : 4 + length].decode()
+
+
+def _logprobs(raw: bytes) -> tuple[TokenLogprob, ...]:
+    """From JSON: ``[end, token, logprob, [[token, logprob], ...]]`` for each; a token's characters are its bytes."""
+    return tuple(
+        TokenLogprob(
+            end,
+            token.encode("latin-1"),
+            logprob,
+            tuple((alternative.encode("latin-1"), each) for alternative, each in alternatives),
+        )
+        for end, token, logprob, alternatives in json.loads(_text(raw))
+    )
+
+
+def logprobs_json(tokens: Iterable[TokenLogprob]) -> str:
+    """The other way round, for a door that hands the tensor on."""
+    rows = [
+        [
+            each.end,
+            each.token.decode("latin-1"),
+            each.logprob,
+            [[token.decode("latin-1"), logprob] for token, logprob in each.alternatives],
+        ]
+        for each in tokens
+    ]
+    return json.dumps(rows, separators=(",", ":"))
 
 
 def is_final(response: pb.ModelInferResponse) -> bool:
@@ -125,6 +188,9 @@ def model_info(config: pb.ModelConfigResponse) -> ModelInfo:
             eos_token=values["eos_token"],
             special_tokens=tuple(json.loads(values["special_tokens"])),
             context_length=int(values["context_length"]),
+            inputs=frozenset(each.name for each in config.config.input),
+            created=int(values.get("created", 0)),
+            version=values.get("version", ""),
         )
     except (KeyError, ValueError) as error:
         raise ContractError(f"the model's config.pbtxt lacks or garbles a parameter: {error!r}") from None

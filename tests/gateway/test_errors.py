@@ -33,7 +33,7 @@ def refusal(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 def signed(key: str = KEY, algorithm: str = "HS256", **changes: Any) -> str:
     """A token with changed claims; None removes one."""
-    claims = {**CLAIMS, "exp": int(time.time()) + 60, **changes}
+    claims = {**CLAIMS, "exp": int(time.time()) + 3600, **changes}
     return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm=algorithm)
 
 

@@ -83,7 +83,7 @@ class KServeTriton(FakeTriton):
         if request.model_name == "generate":
             tensors = {each.name: raw for each, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
             self.requests.append(tensors)
-            async for message in self._answer(tensors["text_input"][4:].decode(), context):
+            async for message in self._said(tensors, context):
                 message.infer_response.id = request.id
                 yield message
         elif (wrong := _wrong(request)) is not None:
