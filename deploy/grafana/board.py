@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
     DashboardLinkType,
     VariableOption,
     VariableRefresh,
     VariableSort,
 )
 
-from deploy.grafana.panels import PROMETHEUS
+from deploy.grafana.panels import PROMETHEUS, Panel
 
 TAG = "tidegate"
 
@@ -18,7 +19,7 @@ TAG = "tidegate"
 def board(uid: str, title: str, text: str, *variables: str) -> dashboard.Dashboard:
     """An empty dashboard. ``variables``: names out of :data:`VALUES`."""
     each = dashboard.Dashboard(title).uid(uid).description(text).tags([TAG]).time("now-1h", "now").refresh("10s")
-    each.tooltip(1)  # one cross-hair over all panels
+    each.tooltip(DashboardCursorSync.CROSSHAIR)
     each.with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
     for name in variables:
         each.with_variable(_choice(name))
@@ -31,6 +32,14 @@ VALUES = {
     "model": "label_values(tidegate_tokens_total, model)",
     "tenant": "label_values(tidegate_tenant_tokens_total, tenant)",
 }
+
+
+def section(each: dashboard.Dashboard, title: str, *panels: Panel) -> None:
+    """A row of that title and its panels; no title, no row."""
+    if title:
+        each.with_row(dashboard.Row(title))
+    for panel in panels:
+        each.with_panel(panel)
 
 
 def _choice(name: str) -> dashboard.QueryVariable:

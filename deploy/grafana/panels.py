@@ -58,7 +58,7 @@ def number(
     panel = stat.Panel().span(width).height(4).graph_mode(BigValueGraphMode.AREA).color_mode(BigValueColorMode.VALUE)
     panel = panel.reduce_options(_last()).thresholds(_colours(steps)).no_value("none")
     panel = panel.color_scheme(dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS))
-    return _filled(panel, title, text, unit, [(expression, "")], alert)
+    return _filled(panel, title, text, unit, [(expression, "")], alert=alert)
 
 
 def lines(
@@ -81,14 +81,14 @@ def lines(
         panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
     if most is not None:
         panel = panel.max(most)
-    return _filled(panel, title, text, unit, queries, alert)
+    return _filled(panel, title, text, unit, queries, alert=alert)
 
 
 def bars(title: str, text: str, unit: str, expression: str, legend: str, *, width: int = 8) -> bargauge.Panel:
     """The biggest of many over the dashboard's range."""
     panel = bargauge.Panel().span(width).height(8).min(0).orientation(VizOrientation.HORIZONTAL)
     panel = panel.reduce_options(_last()).color_scheme(dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
-    return _filled(panel, title, text, unit, [(expression, legend)], "", instant=True)
+    return _filled(panel, title, text, unit, [(expression, legend)], instant=True)
 
 
 def listing(
@@ -101,11 +101,11 @@ def listing(
     }
     panel = table.Panel().span(width).height(8)
     panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=options))
-    return _filled(panel, title, text, unit, [(expression, "")], alert, instant=True)
+    return _filled(panel, title, text, unit, [(expression, "")], alert=alert, instant=True)
 
 
 def _filled(
-    panel: Made, title: str, text: str, unit: str, queries: Sequence[Query], alert: str, *, instant: bool = False
+    panel: Made, title: str, text: str, unit: str, queries: Sequence[Query], *, alert: str = "", instant: bool = False
 ) -> Made:
     """What every kind has: title, description, unit, queries, and the way to what to do."""
     panel.title(title).description(text).unit(unit).datasource(PROMETHEUS)
