@@ -11,12 +11,15 @@ from pydantic import ValidationError
 
 from gateway.access import AccessError, mint
 from gateway.access import command as access_command
+from gateway.feedback import FeedbackError
 from gateway.policy import command
 from gateway.policy.audit import AuditError, verify
 from gateway.policy.errors import PolicyError
 from gateway.reference import settings_table
 from gateway.serving import serve
 from gateway.settings import RedisSettings, Settings
+from gateway.telemetry.prices import PriceError
+from gateway.tracing import TracingError
 from gateway.traffic.quotas import QuotaError
 
 DAY_SECONDS = 86_400
@@ -42,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {name}{each['msg'].removeprefix('Value error, ')}", file=sys.stderr)
     except PolicyError as error:
         print(f"error: TIDEGATE_POLICY_FILE: {error}", file=sys.stderr)
-    except (AccessError, QuotaError) as error:
+    except (AccessError, QuotaError, PriceError, FeedbackError, TracingError) as error:
         print(f"error: {error}", file=sys.stderr)
     return 2
 
@@ -79,7 +82,7 @@ def _serve(options: argparse.Namespace) -> int:
         os.environ["TIDEGATE_WORKERS"] = str(options.workers)  # the workers read the environment too
     settings = Settings()  # type: ignore[call-arg]  # every value comes from the environment
     try:
-        return serve(settings, options.listen_fd)
+        return serve(settings, options.listen_fd, options.place)
     except OSError as error:
         print(f"error: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
         return 1
@@ -110,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     serving = commands.add_parser("serve", help="serve; settings come from TIDEGATE_… (docs/configuration.md)")
     serving.add_argument("--workers", type=int, help="processes that answer; TIDEGATE_WORKERS likewise")
     serving.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)  # a worker's inherited socket
+    serving.add_argument("--place", type=int, help=argparse.SUPPRESS)  # and its number
     audit = commands.add_parser("audit", help="follow the record's chain; 1 if it is broken")
     audit.add_argument("path", type=Path)
     commands.add_parser("settings", help="print every setting as a Markdown table")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ from gateway.access import AccessError, Authenticator
 from gateway.access.build import Setup, build
 from gateway.access.errors import first_problem
 from gateway.access.issuers import IssuerPart, KeyPart, read_issuers
+from gateway.edge import feedback as feedback_edge
 from gateway.edge import http, operations, problems
 from gateway.edge.asking import Limits
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
 from gateway.edge.plain import Endpoint, PlainRoutes, describe
 from gateway.edge.schemas import GenerateBody
+from gateway.feedback import CommentFile, RatedAnswers, open_rated
 from gateway.generation import Generation
 from gateway.policy.audit import AuditLog, AuditSettings
 from gateway.policy.compiled import Policy, compile_policy, load_policy
@@ -27,7 +30,10 @@ from gateway.policy.engine import PolicyEngine
 from gateway.policy.moderators import Services
 from gateway.policy.reload import watching
 from gateway.settings import Settings
-from gateway.telemetry import Telemetry
+from gateway.telemetry import Telemetry, sharing
+from gateway.telemetry.prices import read_prices
+from gateway.telemetry.tenants import Tenants
+from gateway.tracing import open_tracer
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
 from gateway.traffic.quotas import Quotas, open_quotas
@@ -40,9 +46,12 @@ LEASE_MARGIN_SECONDS = 60.0
 
 def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
     """The ASGI application; ``drain`` tells it that its end is near. Raises :class:`gateway.policy.errors.PolicyError`
-    for a policy that cannot be used, :class:`gateway.access.AccessError` for keys and lists, and
-    :class:`gateway.traffic.quotas.QuotaError` for quotas that cannot."""
-    telemetry, drain = Telemetry(), drain or Drain()
+    for a policy that cannot be used, :class:`gateway.access.AccessError` for keys and lists,
+    :class:`gateway.traffic.quotas.QuotaError` for quotas, and :class:`gateway.telemetry.prices.PriceError`,
+    :class:`gateway.feedback.FeedbackError` and :class:`gateway.tracing.TracingError` for theirs."""
+    telemetry, drain = _telemetry(settings), drain or Drain()
+    tracer = open_tracer(settings.tracing_endpoint, settings.tracing_sample_rate)
+    comments = CommentFile(settings.feedback_file) if settings.feedback_file is not None else None
     admission = Admission(settings.max_concurrent_requests)
     plain: dict[str, Endpoint] = {}
     classifier = TritonClassifier(settings.triton_url)
@@ -56,9 +65,9 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         triton = TritonClient(settings.triton_url)
         drain.on_cut(triton.cut)
-        audit = _audit(settings)
+        audit = _audit(settings, telemetry)
+        rated = _rated(settings, telemetry)
         policy = PolicyEngine(in_force, telemetry, audit, unrecorded_blocks=settings.audit_required)
-        telemetry.audit_lost.set_function(lambda: audit.lost if audit is not None else 0)
         generation = Generation(
             triton,
             policy,
@@ -67,10 +76,14 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
             telemetry,
             default_model=settings.model,
             allow_special_tokens=settings.allow_special_tokens,
+            rated=rated,
         )
         limits = Limits(settings.max_tokens, settings.request_timeout_seconds, settings.max_request_timeout_seconds)
         plain.update(http.generate_endpoints(generation, limits))
         http.describe_endpoints(app, plain)
+        if rated is not None:
+            plain.update(feedback_edge.feedback_endpoints(rated, comments, settings.request_timeout_seconds))
+            feedback_edge.describe_feedback(app, plain)
         app.include_router(operations.routes(triton, settings.model, telemetry, drain, authenticator))
         seconds = settings.policy_reload_seconds
         async with (
@@ -86,12 +99,16 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
                 await classifier.close()
                 if audit is not None:
                     audit.close()
+                if rated is not None:
+                    await rated.close()
+                if tracer is not None:
+                    await asyncio.to_thread(tracer.close)
 
     app = FastAPI(title="tidegate", lifespan=lifespan, redirect_slashes=False)
     problems.install(app)
-    describe(app, [GenerateBody])
+    describe(app, [GenerateBody, feedback_edge.FeedbackBody])
     limited = BodyLimit(PlainRoutes(app, plain), settings.max_body_bytes)
-    return RequestContext(Authentication(limited, authenticator), telemetry, admission, drain)
+    return RequestContext(Authentication(limited, authenticator), telemetry, admission, drain, tracer)
 
 
 def _policy(settings: Settings, services: Services) -> Policy:
@@ -112,10 +129,28 @@ def _quotas(settings: Settings, telemetry: Telemetry) -> Quotas:
     )
 
 
-def _audit(settings: Settings) -> AuditLog | None:
+def _telemetry(settings: Settings) -> Telemetry:
+    shared = sharing.folder()
+    tenants = Tenants(settings.metrics_tenants, None if shared is None else shared / sharing.TENANTS)
+    return Telemetry(tenants, read_prices(settings.price_file))
+
+
+def _rated(settings: Settings, telemetry: Telemetry) -> RatedAnswers | None:
+    return open_rated(
+        telemetry,
+        seconds=settings.feedback_seconds,
+        most=settings.feedback_answers,
+        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        directory=settings.feedback_directory,
+        workers=settings.workers,
+    )
+
+
+def _audit(settings: Settings, telemetry: Telemetry) -> AuditLog | None:
     if settings.audit_file is None:
         return None
-    return AuditLog(AuditSettings(settings.audit_file, settings.audit_max_bytes, settings.audit_max_files))
+    where = AuditSettings(settings.audit_file, settings.audit_max_bytes, settings.audit_max_files)
+    return AuditLog(where, telemetry.record_lost)
 
 
 def _authenticator(settings: Settings, telemetry: Telemetry) -> Authenticator:

@@ -13,12 +13,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from gateway.access import GENERATE, Principal
-from gateway.errors import DeadlineExceeded, ModelNotFound, PromptRejected, QuotaExceeded, TritonUnavailable
+from gateway.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    ModelNotFound,
+    PromptRejected,
+    QuotaExceeded,
+    TritonUnavailable,
+)
+from gateway.feedback import RatedAnswers
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
+from gateway.telemetry.answers import AnswerRecord
 from gateway.template import render, without_special_tokens
+from gateway.tracing import Operation, RequestTrace, pieces, stage
 from gateway.traffic.admission import Admission
 from gateway.traffic.quotas import Lease, Quotas
 from gateway.triton import Delta, ModelInfo, TritonClient
@@ -56,6 +66,7 @@ class Ask:
     include_policy: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     """What the answer, or the refusal, is to say of the tenant's quota; for whoever sends it."""
+    trace: RequestTrace | None = None
 
     def tokens(self) -> tuple[int, int]:
         """An estimate of the prompt's, and the most that prompt and answer may come to."""
@@ -84,9 +95,10 @@ class Generation:
         *,
         default_model: str,
         allow_special_tokens: bool,
+        rated: RatedAnswers | None = None,
     ) -> None:
         self._triton, self._policy, self._admission, self._telemetry = triton, policy, admission, telemetry
-        self._quotas = quotas
+        self._quotas, self._rated = quotas, rated
         self.default_model, self._allow_special_tokens = default_model, allow_special_tokens
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
@@ -116,16 +128,29 @@ class Generation:
         """Check the prompt and ask Triton."""
         info = await self._info(ask.model)
         context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
-        prompt, decision = await self._checked(ask.prompt, info, context)
-        values = {**_rendered(prompt, info), **ask.parameters}
+        with stage(ask.trace, "policy.input"):
+            prompt, decision = await self._checked(ask.prompt, info, context)
+        with stage(ask.trace, "template"):
+            values = {**_rendered(prompt, info), **ask.parameters}
         if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
             values["stream"] = True
-        deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
+        seconds = ask.seconds_left()
+        record = self._record(principal, ask)
+        deltas = self._triton.generate(ask.model, ask.request_id, values, seconds, metadata=record.metadata)
         guard = self._policy.output(replace(context, direction="output"))
         verdicts = Verdicts(self._policy.policy.version, decision, guard) if ask.include_policy else None
-        answer = Answer(ask, lease, self._telemetry, _guarded(deltas, guard, lease), verdicts)
-        await answer.wait_for_first()
+        answer = Answer(ask, lease, record, _guarded(deltas, guard, lease, ask.trace), verdicts)
+        version = await answer.wait_for_first()
+        self._telemetry.answered_by(ask.model, version, info)
+        if self._rated is not None:
+            self._rated.remember(principal.tenant, principal.subject, ask.request_id, ask.model, version)
         return answer
+
+    def _record(self, principal: Principal, ask: Ask) -> AnswerRecord:
+        operation: Operation = "chat" if ask.prompt.text is None else "text_completion"
+        return self._telemetry.answering(
+            ask.model, principal.tenant, ask.accepted, ask.trace, operation=operation, parameters=ask.parameters
+        )
 
     async def _info(self, model: str) -> ModelInfo:
         """What the model says of itself. The gateway's own model is expected to be there: it is only away."""
@@ -171,17 +196,21 @@ def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
     return {"text_input": text, "add_special_tokens": False}
 
 
-async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Lease) -> AsyncGenerator[Delta, None]:
+async def _guarded(
+    deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Lease, trace: RequestTrace | None
+) -> AsyncGenerator[Delta, None]:
     """The answer as it may leave. A blocked one ends with ``content_filter``, one that has used up its quota with
     ``quota``, and the model is stopped."""
+    judging = pieces(trace, "policy.output")
     try:
         async for delta in deltas:
             reason = delta.finish_reason
             if not lease.take(delta.prompt_tokens + delta.completion_tokens) and not reason:
                 reason = QUOTA
-            text = await guard.feed(delta.text)
-            if not guard.blocked and reason:
-                text += await guard.finish()
+            with judging:
+                text = await guard.feed(delta.text)
+                if not guard.blocked and reason:
+                    text += await guard.finish()
             if guard.blocked:
                 yield replace(delta, text=text, finish_reason=CONTENT_FILTER)
                 return
@@ -190,6 +219,7 @@ async def _guarded(deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Leas
                 return
     finally:
         guard.close()
+        judging.end(guard.action)
         if isinstance(deltas, AsyncGenerator):
             await deltas.aclose()
 
@@ -201,42 +231,41 @@ class Answer:
         self,
         ask: Ask,
         lease: Lease,
-        telemetry: Telemetry,
+        record: AnswerRecord,
         deltas: AsyncIterator[Delta],
         verdicts: Verdicts | None = None,
     ) -> None:
         self._ask, self._lease = ask, lease
         self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
-        self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
-        self._called = time.monotonic()
+        self._record, self._deltas = record, deltas
+        self._failed = False
         self._first: Delta | None = None
         self.last: Delta | None = None
 
-    async def wait_for_first(self) -> None:
-        """Wait until Triton has answered something. Raises what it refused with."""
+    async def wait_for_first(self) -> str:
+        """Wait until Triton has answered something; the model's version. Raises what it refused with."""
         try:
             self._first = await anext(self._deltas)
-        except BaseException:
+        except BaseException as error:
+            self._failed = isinstance(error, GatewayError)
             await self.close()
             raise
         self.last = self._first
-        self._telemetry.triton_first_response.observe(time.monotonic() - self._called)
+        self._record.responded()
+        return self._first.model_version
 
     async def __aiter__(self) -> AsyncGenerator[Delta, None]:
         """The responses, the first one included."""
         assert self._first is not None, "wait_for_first() comes before"  # noqa: S101 - a contract of this module
-        previous: float | None = None
         try:
             async for delta in self._with_first(self._first):
                 self.last = delta
                 if delta.text:
-                    now = time.monotonic()
-                    if previous is None:
-                        self._telemetry.first_token.observe(now - self._accepted)
-                    else:
-                        self._telemetry.inter_token.observe(now - previous)
-                    previous = now
+                    self._record.sent()
                 yield delta
+        except GatewayError:
+            self._failed = True
+            raise
         finally:
             await self.close()
 
@@ -255,8 +284,4 @@ class Answer:
         finally:
             await self._lease.settle()
             self._ask.headers.update(self._lease.headers)
-        if self.last is not None and self._called:
-            self._telemetry.prompt_tokens.inc(self.last.prompt_tokens)
-            self._telemetry.completion_tokens.inc(self.last.completion_tokens)
-            self._telemetry.triton.observe(time.monotonic() - self._called)
-            self._called = 0.0
+        self._record.ended(self.last, failed=self._failed)

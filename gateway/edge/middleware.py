@@ -15,19 +15,25 @@ from gateway.access import Authenticator
 from gateway.edge.problems import respond
 from gateway.errors import BodyTooLarge, ClientClosed, GatewayError, InternalError, TooManyRequests, Unauthenticated
 from gateway.telemetry import LOGGER, Telemetry
+from gateway.tracing import RequestTrace, Tracer, stage
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-MEASURED = ("/generate", "/generate_stream")
+MEASURED = ("/generate", "/generate_stream", "/feedback")
+INSTANT = ("/feedback",)
+"""Those that ask no model: they say nothing of how fast one is."""
 
 
 class RequestContext:
     """Gives a request its id (the client's ``X-Request-ID`` when it is harmless) and its place among those in flight,
     counts, times and logs it."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, admission: Admission, drain: Drain) -> None:
+    def __init__(
+        self, app: ASGIApp, telemetry: Telemetry, admission: Admission, drain: Drain, tracer: Tracer | None = None
+    ) -> None:
         self._app, self._telemetry, self._admission, self._drain = app, telemetry, admission, drain
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -38,6 +44,7 @@ class RequestContext:
         state = scope.setdefault("state", {})
         state |= {"request_id": _request_id(scope), "accepted": began, "fields": {}, "headers": {}}
         measured = scope["path"] in MEASURED
+        state["trace"] = self._begin_trace(scope) if measured and self._tracer is not None else None
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -67,17 +74,26 @@ class RequestContext:
                 await respond(InternalError(), scope, receive, send_with_id)
         finally:
             if admitted:
-                self._admission.leave(served=status == 200 and state.get("outcome", "ok") == "ok")
+                served = status == 200 and state.get("outcome", "ok") == "ok" and scope["path"] not in INSTANT
+                self._admission.leave(served=served)
                 self._telemetry.in_flight.dec()
             self._finish(scope, status, time.monotonic() - began)
+
+    def _begin_trace(self, scope: Scope) -> RequestTrace:
+        assert self._tracer is not None, "only with a tracer"  # noqa: S101 - its caller looks
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        return self._tracer.begin(scope["method"], scope["path"], headers)
 
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
         route = scope["path"] if scope["path"] in MEASURED else "other"
         outcome = state.get("outcome", "ok" if 0 < status < 400 else "client_closed" if not status else "refused")
+        trace: RequestTrace | None = state["trace"]
         if route != "other":
-            self._telemetry.requests.labels(route, outcome).inc()
-            self._telemetry.duration.labels(route).observe(seconds)
+            self._telemetry.served(route, outcome, seconds, trace)
+        if trace is not None:
+            state["fields"]["trace_id"] = trace.trace_id
+            trace.end(status or ClientClosed.http_status, outcome)
         level = logging.DEBUG if route == "other" and status < 400 else logging.INFO
         if LOGGER.isEnabledFor(level):
             fields: dict[str, Any] = {
@@ -102,8 +118,9 @@ class Authentication:
         """ASGI."""
         if scope["type"] == "http" and scope["path"] in MEASURED:
             try:
-                given, api_key = _only(scope, b"authorization"), _only(scope, b"x-api-key")
-                principal = await self._authenticator.authenticate(given, api_key)
+                with stage(scope["state"]["trace"], "access"):
+                    given, api_key = _only(scope, b"authorization"), _only(scope, b"x-api-key")
+                    principal = await self._authenticator.authenticate(given, api_key)
             except GatewayError as error:
                 await respond(error, scope, receive, send)
                 return

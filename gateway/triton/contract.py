@@ -31,6 +31,7 @@ INPUTS = {
 }
 OUTPUTS = {"text_output": "BYTES", "finish_reason": "BYTES", "prompt_tokens": "INT32", "completion_tokens": "INT32"}
 FORMAT = "1"
+GATES = ("passed", "missing", "not_needed")
 _LAYOUT = {"INT32": "<i", "FP32": "<f", "UINT64": "<Q", "BOOL": "<?"}
 
 Value = str | int | float | bool | list[str]
@@ -60,6 +61,9 @@ class ModelInfo:
     eos_token: str
     special_tokens: tuple[str, ...]
     context_length: int
+    precision: str = "unknown"
+    accuracy_gate: str = "missing"
+    """``passed``, ``missing`` or ``not_needed``. Versions that say nothing of it were published before it was asked."""
 
 
 def infer_request(model: str, request_id: str, values: Mapping[str, Value], priority: int = 0) -> pb.ModelInferRequest:
@@ -125,6 +129,8 @@ def model_info(config: pb.ModelConfigResponse) -> ModelInfo:
             eos_token=values["eos_token"],
             special_tokens=tuple(json.loads(values["special_tokens"])),
             context_length=int(values["context_length"]),
+            precision=values.get("precision", "unknown"),
+            accuracy_gate=gate if (gate := values.get("accuracy_gate", "")) in GATES else "missing",
         )
     except (KeyError, ValueError) as error:
         raise ContractError(f"the model's config.pbtxt lacks or garbles a parameter: {error!r}") from None
