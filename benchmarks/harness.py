@@ -31,13 +31,19 @@ INT8_REPOSITORY = ROOT / "model_repository"
 FP32_REPOSITORY = ROOT / ".build" / "repository-fp32"
 
 
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
 @contextlib.contextmanager
 def running_stack(repository: Path = INT8_REPOSITORY) -> Iterator[local.Stack]:
     """Triton and a gateway on free loopback ports, stopped at the end."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-    gateway, http, grpc, metrics = (each.getsockname()[1] for each in sockets)
-    for each in sockets:
-        each.close()
+    gateway, http, grpc, metrics = free_ports(4)
     with tempfile.TemporaryDirectory() as run_dir:
         stack = local.Stack(repository, Path(run_dir), gateway, Ports(http, grpc, metrics))
         try:
