@@ -36,7 +36,7 @@ default: standard
 classes: {standard: {}}
 tenants:
   bolt: {requests_per_second: 1, concurrent_streams: 1}
-  crumb: {tokens_per_minute: 120}
+  crumb: {tokens_per_minute: 40}
 """
 PRICES = "currency: EUR\nmodels: {generate: {input: 200, output: 800}}\n"
 TENANTS = ("acme", "bolt", "crumb", "delta")
