@@ -61,13 +61,14 @@ def _panel(figure: Figure, rows: int, panel: Mapping[str, Any], answers: Sequenc
     box = FancyBboxPatch(
         (left + across, bottom + down), width - 2 * across, height - 2 * down, transform=figure.transFigure,
         boxstyle="round,pad=0,rounding_size=0.002", facecolor="white", edgecolor=EDGE, linewidth=0.8,
+        zorder=-1,
     )  # fmt: skip
     figure.patches.append(box)
     figure.text(
         left + across + 0.006, bottom + height - 0.85 / rows, panel["title"], size=9.5, weight="bold", color=INK
     )
     kinds = {"stat": _stat, "timeseries": _lines, "bargauge": _bars, "table": _table}
-    side = 0.012 if panel["type"] in ("stat", "table") else 0.042
+    side = 0.012 if panel["type"] in ("stat", "table", "bargauge") else 0.042
     inner = (left + side, bottom + 0.45 / rows, width - side - 0.012, height - 1.6 / rows)
     kinds[panel["type"]](figure, inner, panel, answers, began)
 
@@ -105,14 +106,16 @@ def _lines(figure: Figure, inner: Inner, panel: Mapping[str, Any], answers: Sequ
     foot = height * (0.11 + 0.085 * lines)
     axes = figure.add_axes((left, bottom + foot, width, height - foot))
     if not named:
+        axes.set_axis_off()
         axes.text(0.5, 0.5, "no data", transform=axes.transAxes, size=11, color=PALE, ha="center", va="center")
+        return
     stacked = settings["custom"].get("stacking", {}).get("mode") == "normal"
     (_stack if stacked else _plain)(axes, named)
-    axes.set_ylim(0, settings.get("max") or max(axes.get_ylim()[1], 1e-9))
+    top = max((value for _, points in named for _, value in points), default=0)
+    axes.set_ylim(0, settings.get("max") or (axes.get_ylim()[1] * 1.05 if top else 1))
     _frame(axes, settings["unit"])
-    if named:
-        axes.legend(
-            loc="upper left", bbox_to_anchor=(-0.09, -0.1), ncol=_a_line(panel), fontsize=7.2, frameon=False,
+    axes.legend(
+            loc="upper left", bbox_to_anchor=(-0.028 / width, -0.1), ncol=_a_line(panel), fontsize=7.2, frameon=False,
             handlelength=1.0, columnspacing=1.0, handletextpad=0.4, labelspacing=0.25, borderpad=0.1,
         )  # fmt: skip
 
@@ -216,7 +219,7 @@ def said(value: float, unit: str) -> str:
     if unit == "percentunit":
         return f"{value:.3g}" if math.isnan(value) else f"{value * 100:.3g} %"
     if unit == "bytes":
-        return f"{value / 2**20:.4g} MiB"
+        return f"{value / 2**20:.3g} MiB"
     if unit == "reqps":
         return f"{value:.3g} req/s"
     if unit == "short" and abs(value) >= 1000:

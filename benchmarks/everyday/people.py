@@ -57,8 +57,8 @@ async def asks_and_rates(person: Person) -> str:
 async def reads_a_stream(person: Person) -> str:
     """A longer text, read to its end."""
     async for event in _stream(person, 48):
-        if event.get("finish_reason"):
-            return str(event["finish_reason"])
+        if event.get("finish_reason") or "error" in event:
+            return outcome(event)
     return "cut"
 
 
@@ -102,6 +102,9 @@ async def asks_nonsense(person: Person) -> str:
 async def _stream(person: Person, max_tokens: int) -> AsyncGenerator[dict[str, object], None]:
     body = {"text_input": "Once upon a time", "max_tokens": max_tokens, "temperature": 0.8, "stream": True}
     async with person.session.post("/generate_stream", json=body, headers=person.headers) as response:
+        if response.status != 200:
+            yield await response.json()
+            return
         async for line in response.content:
             if line.startswith(b"data:"):
                 yield json.loads(line[5:])
