@@ -44,11 +44,11 @@ lint: $(VENV)/.test-installed  ## ruff, mypy (strict), import-linter
 bench: model model-fp32 $(VENV)/.test-installed  ## every figure of the README; starts servers of its own
 	@$(PY) -m benchmarks.all
 
-bench-build: $(VENV)/.test-installed  ## what each precision costs and keeps; about fifteen minutes
+bench-build: $(VENV)/.test-installed  ## what each precision costs and keeps, and what batching wins; twenty-five minutes
 	@$(PY) -m benchmarks.build
 	@$(PY) -m benchmarks.classifier
 
-bench-scale: $(VENV)/.test-installed  ## what a 0.5B and a 1.5B model need to be built; five minutes, 20 GB of disk
+bench-scale: $(VENV)/.test-installed  ## what a 0.5B and a 1.5B model need to be built; fifteen minutes, 20 GB of disk
 	@$(PY) -m benchmarks.scale
 
 clean: down  ## remove everything that was made here, the published demo model included

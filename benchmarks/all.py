@@ -10,7 +10,6 @@ from typing import Any
 from benchmarks import harness
 
 NAMES = ("batching", "accuracy", "disconnect", "overhead")
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 def table() -> str:
@@ -47,7 +46,7 @@ def table() -> str:
     where = (
         f"Measured on {machine['cores']} cores of {machine['cpu']}, {machine['date']}; SmolLM2-135M-Instruct; no GPU."
     )
-    return "\n".join([BEGIN, where, "", "| what | figure | command |", "|---|---|---|", *lines, END])
+    return "\n".join([where, "", "| what | figure | command |", "|---|---|---|", *lines])
 
 
 def main() -> None:
@@ -55,10 +54,7 @@ def main() -> None:
     for number, name in enumerate(NAMES, 1):
         sys.stderr.write(f"[{number}/{len(NAMES)}] {name}\n")
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True, cwd=harness.ROOT)
-    readme = harness.ROOT / "README.md"
-    text = readme.read_text()
-    before, _, rest = text.partition(BEGIN)
-    readme.write_text(before + table() + rest.partition(END)[2])
+    harness.renew(harness.ROOT / "README.md", table())
 
 
 if __name__ == "__main__":

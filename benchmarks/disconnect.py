@@ -1,22 +1,29 @@
 """How soon a client that leaves has freed its place in the batch: ``python -m benchmarks.disconnect``.
 
-A long generation is started through the gateway, the client closes its connection once it runs in the batch, and the
-backend's own gauge is polled until the sequence is gone. 50 times streaming, 50 times not. The poll's own round trip
-(an HTTP request to Triton's metrics endpoint) is part of the figure.
+A long generation is started through the gateway, the client leaves once it runs in the batch, and the backend's own
+gauge is polled until the sequence is gone. 50 times streaming, 50 times not, over HTTP and over gRPC. The poll's own
+round trip (an HTTP request to Triton's metrics endpoint) is part of the figure.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from functools import partial
+from typing import Any
 
 import aiohttp
+import grpc
+from tritonclient.grpc import service_pb2_grpc
 
 from benchmarks import harness
 from deploy.local.stack import Stack
+from gateway.triton import contract
+from gateway.triton.contract import Value
 
 TIMES = 50
-LONG = {"text_input": "Count to ten thousand: 1, 2, 3,", "max_tokens": 1500, "ignore_eos": True}
+LONG: dict[str, Value] = {"text_input": "Count to ten thousand: 1, 2, 3,", "max_tokens": 1500, "ignore_eos": True}
 
 
 async def running_sequences(session: aiohttp.ClientSession, url: str) -> float:
@@ -49,12 +56,40 @@ async def leave_once(stack: Stack, session: aiohttp.ClientSession, stream: bool)
     return time.perf_counter() - began
 
 
-async def measure(stack: Stack) -> dict[str, object]:
-    """Milliseconds, streaming and not."""
+async def leave_grpc_once(
+    stack: Stack, session: aiohttp.ClientSession, stub: Any, metadata: Any, stream: bool
+) -> float:
+    """Seconds from cancelling the call to the empty batch."""
+    url = f"http://127.0.0.1:{stack.ports.metrics}/metrics"
+    request = contract.infer_request("generate", "x", LONG)
+    if stream:
+        call = stub.ModelStreamInfer(metadata=metadata)
+        await call.write(request)
+        await call.read()
+    else:
+        call = stub.ModelInfer(request, metadata=metadata)
+    while await running_sequences(session, url) != 1:
+        await asyncio.sleep(0.005)
+    began = time.perf_counter()
+    call.cancel()
+    while await running_sequences(session, url) != 0:
+        await asyncio.sleep(0.002)
+    return time.perf_counter() - began
+
+
+async def measure(stack: Stack, address: str) -> dict[str, object]:
+    """Milliseconds, streaming and not, over each door."""
     figures: dict[str, object] = {"times": TIMES}
-    async with aiohttp.ClientSession() as session:
-        for name, stream in (("streaming", True), ("not_streaming", False)):
-            seconds = [await leave_once(stack, session, stream) for _ in range(TIMES)]
+    metadata = (("authorization", f"Bearer {stack.token()}"),)
+    async with aiohttp.ClientSession() as session, grpc.aio.insecure_channel(address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for name, leave in (
+            ("streaming", partial(leave_once, stack, session, True)),
+            ("not_streaming", partial(leave_once, stack, session, False)),
+            ("grpc_streaming", partial(leave_grpc_once, stack, session, stub, metadata, True)),
+            ("grpc_not_streaming", partial(leave_grpc_once, stack, session, stub, metadata, False)),
+        ):
+            seconds = [await leave() for _ in range(TIMES)]
             figures[f"{name}_median_ms"] = harness.median(seconds) * 1e3
             figures[f"{name}_p90_ms"] = harness.percentile(seconds, 0.9) * 1e3
             figures[f"{name}_max_ms"] = max(seconds) * 1e3
@@ -62,5 +97,7 @@ async def measure(stack: Stack) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    (port,) = harness.free_ports(1)
+    os.environ["TIDEGATE_GRPC_PORT"] = str(port)
     with harness.running_stack() as running:
-        harness.save("disconnect", asyncio.run(measure(running)))
+        harness.save("disconnect", asyncio.run(measure(running, f"127.0.0.1:{port}")))

@@ -32,9 +32,9 @@ FP32_REPOSITORY = ROOT / ".build" / "repository-fp32"
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on now."""
+    """Ports of the loopback interface that nobody listens on now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
+    ports = [int(each.getsockname()[1]) for each in sockets]
     for each in sockets:
         each.close()
     return ports
@@ -132,6 +132,13 @@ def save(name: str, figures: dict[str, Any]) -> None:
     record = {"command": f"python -m benchmarks.{name}", "machine": _machine(), **figures}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     sys.stdout.write(json.dumps(record, indent=1) + "\n")
+
+
+def renew(page: Path, text: str, name: str = "figures") -> None:
+    """Put ``text`` between the page's markers ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def median(values: Sequence[float]) -> float:

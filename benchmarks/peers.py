@@ -13,6 +13,8 @@ import types
 
 def gorget(words):
     """Its BanSubstrings scanner, loaded past the package's own start, which wants torch; logging is off."""
+    for name in ("gorget.input_scanners", "gorget"):
+        sys.modules.pop(name, None)  # ours, of the call before
     root = importlib.util.find_spec("gorget").submodule_search_locations[0]
     for name, folder in (("gorget", root), ("gorget.input_scanners", f"{root}/input_scanners")):
         package = types.ModuleType(name)
@@ -63,11 +65,29 @@ def daachorse(words):
     return lambda text: automaton.find_overlapping(text.lower())
 
 
+def found(kind, answer):
+    """Whether a peer's answer says that there is a word."""
+    return not answer[1] if kind == "gorget" else bool(answer)
+
+
+def recall(kind, cases):
+    """Print how many texts a filter of the one word in question finds it in."""
+    total, current, check = 0, None, None
+    for word, text in sorted(cases):
+        if word != current:
+            current, check = word, globals()[kind]([word])
+        total += found(kind, check(text))
+    print(total, flush=True)
+
+
 def main():
     """Answer each line on stdin, a number of prompts, with the microseconds that one took."""
     kind, file = sys.argv[1:]
     with open(file, encoding="utf-8") as stream:
         content = json.load(stream)
+    if "cases" in content:
+        recall(kind, content["cases"])
+        return
     check = globals()[kind](content["words"])
     prompts = content["prompts"]
     check(prompts[0])

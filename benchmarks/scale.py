@@ -1,8 +1,11 @@
-"""What a larger model needs to be built: ``python -m benchmarks.scale`` (``make bench-scale``), about five minutes.
+"""What a larger model needs to be built: ``python -m benchmarks.scale`` (``make bench-scale``), about fifteen minutes.
 
 Synthetic checkpoints with the configurations of Qwen2.5-0.5B and DeepSeek-R1-Distill-Qwen-1.5B (bfloat16, random
 weights) are built by the command a user would type, each in a process of its own, whose memory is read ten times a
 second: anonymous memory, which a machine must have, apart from pages of mapped files, which it may drop.
+
+int8 (W8A8) is fitted and compiled by :mod:`benchmarks.scale_fit`, and not judged. ``python -m benchmarks.scale --build
+tensorrt-rtx:int8`` renews some of the rows and leaves the others.
 """
 
 from __future__ import annotations
@@ -23,8 +26,7 @@ from tqdm import tqdm
 
 from benchmarks import harness
 
-PAGE = harness.ROOT / "docs" / "scale.md"
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+PAGE, RESULT = harness.ROOT / "docs" / "scale.md", harness.RESULTS / "scale.json"
 SHARED = {
     "architectures": ["Qwen2ForCausalLM"],
     "hidden_act": "silu",
@@ -42,12 +44,20 @@ MODELS = {
     | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
     | {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": False, "rope_theta": 10000.0},
 }
+SEVEN_B: dict[str, Any] = SHARED | {
+    "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+    "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
+}  # fmt: skip
+"""Qwen2.5-7B, which is not built here."""
+WINDOWS = 4  # of benchmarks.scale_fit
+FITTED = ("tensorrt-rtx", "int8")
 BUILDS = (
     ("onnxruntime", "fp32"),
     ("onnxruntime", "fp16"),
     ("onnxruntime", "int8-weight-only"),
     ("tensorrt-rtx", "fp16"),
     ("tensorrt-rtx", "int8-weight-only"),
+    FITTED,
 )
 
 
@@ -101,21 +111,14 @@ def write_checkpoint(folder: Path, config: dict[str, Any]) -> int:
 
 
 def build(source: Path, target: str, precision: str, folder: Path) -> dict[str, Any]:
-    """One build: its manifest's facts, and the peaks of its memory in bytes."""
+    """One build: its facts, and the peaks of its memory in bytes."""
+    folder.mkdir()
     command = [sys.executable, "-m", "build_engine", "build", "--source", str(source), "--name", "scale"]
     command += ["--target", target, "--precision", precision, "--slots", "4", "--sequence-length", "512"]
     command += ["--repository", str(folder / "repository"), "--work-dir", str(folder / "work")]
-    began = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=harness.ROOT)
-    samples: list[tuple[float, int, int]] = []
-    while child.poll() is None:
-        samples.append((time.monotonic() - began, *_memory(child.pid)))
-        time.sleep(0.1)
-    assert child.stdout is not None
-    output = child.stdout.read()
-    if child.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with {child.returncode}")
-    manifest = json.loads(output.splitlines()[-1])
+    if (target, precision) == FITTED:
+        command = [sys.executable, "-m", "benchmarks.scale_fit", str(source), str(folder)]
+    manifest, samples = measured(command)
     shutil.rmtree(folder)
     return {
         "target": target,
@@ -126,6 +129,21 @@ def build(source: Path, target: str, precision: str, folder: Path) -> dict[str, 
         "resident_bytes": max(resident for _, _, resident in samples),
         "engine_bytes": manifest["total_bytes"],
     }
+
+
+def measured(command: list[str]) -> tuple[dict[str, Any], list[tuple[float, int, int]]]:
+    """The last line of a command as JSON, and its seconds, anonymous and resident bytes, ten times a second."""
+    began = time.monotonic()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=harness.ROOT)
+    samples: list[tuple[float, int, int]] = []
+    while child.poll() is None:
+        samples.append((time.monotonic() - began, *_memory(child.pid)))
+        time.sleep(0.1)
+    assert child.stdout is not None
+    output = child.stdout.read()
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with {child.returncode}")
+    return json.loads(output.splitlines()[-1]), samples
 
 
 def _memory(process: int) -> tuple[int, int]:
@@ -144,36 +162,98 @@ def _memory(process: int) -> tuple[int, int]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    head = "| model | target | precision | anonymous memory | with mapped files | seconds | of it emit | published |"
+    head = "| model | target | precision | anonymous memory | with mapped files | seconds | of it | published |"
     lines = [
-        f"| {row['model']} | {row['target']} | {row['precision']} | {row['anonymous_bytes'] / 1e9:.2f} GB "
-        f"| {row['resident_bytes'] / 1e9:.2f} GB | {row['seconds']:.0f} | {row['stages']['emit']:.0f} "
-        f"| {row['engine_bytes'] / 1e9:.2f} GB |"
+        f"| {row['model']} | {row['target']} | {row['precision']} | {gigabytes(row['anonymous_bytes'])} "
+        f"| {gigabytes(row['resident_bytes'])} | {row['seconds']:.0f} | {stages(row)} "
+        f"| {gigabytes(row['engine_bytes'])} |"
         for row in rows
     ]
     return "\n".join([head, "|---|---|---|---|---|---|---|---|", *lines])
+
+
+def stages(row: dict[str, Any]) -> str:
+    """The stages that take a second or more."""
+    return ", ".join(f"{name} {seconds:.0f}" for name, seconds in row["stages"].items() if seconds >= 1)
+
+
+def gigabytes(size: float) -> str:
+    """With two digits behind the point below ten."""
+    return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.1f} GB"
+
+
+def paper(rows: list[dict[str, Any]]) -> str:
+    """What a 7B needs, worked out from the rows of the largest model that was measured, with the arithmetic."""
+    base = [row for row in rows if row["parameters"] == max(each["parameters"] for each in rows)]
+    by = {(row["target"], row["precision"]): row for row in base}
+    parameters = sum(int(np.prod(shape)) for shape in shapes(SEVEN_B).values())
+    largest = 4 * max(int(np.prod(shape)) for shape in shapes(SEVEN_B).values())
+    grown, ends = parameters / base[0]["parameters"], 2 * SEVEN_B["vocab_size"] * SEVEN_B["hidden_size"]
+    sizes = {"fp16": 2 * parameters, "int8-weight-only": parameters + ends, "int8": parameters + ends}
+    lines = ["| step | memory | time on 2 cores | on disk |", "|---|---|---|---|"]
+    lines.append(f"| source (bfloat16) | | | 2 x {parameters / 1e9:.2f} billion = {gigabytes(2 * parameters)} |")
+    for (target, precision), row in by.items():
+        if precision not in sizes:
+            continue
+        seconds = " + ".join(f"{each:.0f}" for each in row["stages"].values() if each >= 1)
+        total = sum(each for each in row["stages"].values() if each >= 1) * grown
+        factor = row["anonymous_bytes"] / row["largest_tensor_bytes"]
+        memory = f"{factor:.1f} x {largest / 1e9:.2f} = {gigabytes(factor * largest)}"
+        if target != "onnxruntime":
+            memory = f"{gigabytes(row['anonymous_bytes'])} x {grown:.1f} = {gigabytes(row['anonymous_bytes'] * grown)}"
+            memory += f", with mapped files {gigabytes(row['resident_bytes'] * grown)}"
+        lines.append(
+            f"| {target} {precision} | {memory} | ({seconds}) s x {grown:.1f} = {total / 60:.0f} min "
+            f"| {gigabytes(sizes[precision])} |"
+        )
+    if FITTED in by:
+        lines.append(fitting(by[FITTED], parameters, grown))
+    return "\n".join(lines)
+
+
+def fitting(row: dict[str, Any], parameters: int, grown: float) -> str:
+    """What a whole fit takes, from the seconds of a window: the builder observes 32 windows, then runs 4 of them once
+    exactly and once for each activation. Judging comes on top."""
+    window = row["stages"]["observe"] / WINDOWS
+    windows = f"32 + 4 x (1 + {4 * SEVEN_B['num_hidden_layers']})"
+    count = 32 + 4 * (1 + 4 * SEVEN_B["num_hidden_layers"])
+    return (
+        f"| of int8: the whole fit on the user's text | fp32 weights, 4 x {parameters / 1e9:.2f} billion = "
+        f"{gigabytes(4 * parameters)}, twice while it is judged | ({windows}) windows x {window:.1f} s x {grown:.1f} = "
+        f"{count * window * grown / 3600:.1f} h | |"
+    )
 
 
 def main() -> None:
     """Build, save, renew the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where checkpoints and builds go; needs 20 GB")
+    parser.add_argument(
+        "--build", choices=[":".join(each) for each in BUILDS], help="the rows to renew; all if not given"
+    )
     options = parser.parse_args()
-    rows = []
+    asked = [each for each in BUILDS if options.build in (None, ":".join(each))]
+    known = {(row["model"], row["target"], row["precision"]): row for row in json.loads(RESULT.read_text())["rows"]}
     with tempfile.TemporaryDirectory(prefix="tidegate-scale-", dir=options.folder) as name:
         for model, config in MODELS.items():
             source = Path(name) / model
             parameters = write_checkpoint(source, config)
             largest = 4 * max(int(np.prod(shape)) for shape in shapes(config).values())
-            for target, precision in BUILDS:
+            for target, precision in asked:
                 sys.stderr.write(f"{model} {target} {precision}\n")
                 row = build(source, target, precision, Path(name) / "build")
-                rows.append({"model": model, "parameters": parameters, "largest_tensor_bytes": largest, **row})
-                harness.save("scale", {"rows": rows})
+                facts = {"model": model, "parameters": parameters, "largest_tensor_bytes": largest}
+                known[model, target, precision] = facts | row
+                keys = [(model, *each) for model in MODELS for each in BUILDS]
+                save([known[key] for key in keys if key in known])
             shutil.rmtree(source)
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def save(rows: list[dict[str, Any]]) -> None:
+    """Results and page."""
+    harness.save("scale", {"rows": rows})
+    harness.renew(PAGE, table(rows))
+    harness.renew(PAGE, paper(rows), "paper")
 
 
 if __name__ == "__main__":

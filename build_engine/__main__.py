@@ -51,7 +51,8 @@ def _build_classifier(options: argparse.Namespace) -> int:
         options.target = "onnxruntime"
     values = {field.name: getattr(options, field.name) for field in fields(line.ClassifierRecipe)}
     sizes = tuple(options.preferred_batch_sizes or line.ClassifierRecipe.preferred_batch_sizes)
-    recipe = line.ClassifierRecipe(**values | {"preferred_batch_sizes": sizes})
+    several = {"preferred_batch_sizes": sizes, "compute_capabilities": tuple(options.compute_capabilities)}
+    recipe = line.ClassifierRecipe(**values | several)
     print(json.dumps(line.build_classifier(recipe, force=options.force)))
     return 0
 
@@ -112,9 +113,9 @@ def _add_classifier(make: argparse.ArgumentParser) -> None:
         type=int,
         action="append",
         metavar="N",
-        help="Triton waits for a batch of this size; repeatable; 8 and 16 if not given",
+        help="a batch that Triton likes to make; repeatable; 8 and 16 if not given",
     )
-    group.add_argument("--queue-delay-microseconds", type=int, default=1000, help="how long it waits")
+    group.add_argument("--queue-delay-microseconds", type=int, default=0, help="how long a text waits for company")
 
 
 def _add_tensorrt(make: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ asked for.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something to try: ``open`` opens an engine of ``precision``; ``kept`` are projections held back in 16 bits."""
+    """Something to try: ``open`` opens an engine of ``precision``; ``kept`` are projections held back from int8."""
 
     what: str
     precision: str
@@ -75,7 +76,7 @@ def prove(
     for candidate in candidates:
         if strict and candidate.precision != asked:
             break
-        gate = GATES[candidate.precision]
+        gate, began = GATES[candidate.precision], time.monotonic()
         with candidate.open() as engine:
             agreement, on = _chosen(candidate, engine, reference, evidence, quiet)
         failures = agreement.failures(gate)
@@ -84,8 +85,10 @@ def prove(
             "precision": candidate.precision,
             "kept": list(candidate.kept),
             "text": on,
+            "gate": vars(gate),
             "agreement": agreement.as_json(),
             "failures": failures,
+            "seconds": round(time.monotonic() - began, 3),
         })  # fmt: skip
         if not failures and on == "held-out":
             return candidate, _record(asked, candidate, attempts, evidence, gate)

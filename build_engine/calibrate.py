@@ -7,8 +7,6 @@ measured output error. What rounding it then costs the whole model is measured t
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from build_engine import work
 from build_engine.decoder import DecoderConfig, FloatArray
 from build_engine.emit_onnx import MODEL, OnnxEmitter, write
 from build_engine.emit_onnx_int8 import Int8Plan, ObservingEmitter, SwitchingEmitter
@@ -110,11 +109,11 @@ def _session(
     config: DecoderConfig, work_dir: Path, build: Callable[[ExternalWeights], OnnxEmitter]
 ) -> Iterator[onnxruntime.InferenceSession]:
     """A session of the decoder that ``build`` emits; its files are gone afterwards."""
-    with tempfile.TemporaryDirectory(suffix=f".{os.getpid()}.part", dir=work_dir) as folder:
-        write(config, build, Path(folder))
+    with work.part(work_dir, "calibrated") as folder:
+        write(config, build, folder)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # it warns of every cache that is not updated in place; here none need be
-        yield onnxruntime.InferenceSession(str(Path(folder) / MODEL), options, ["CPUExecutionProvider"])
+        yield onnxruntime.InferenceSession(str(folder / MODEL), options, ["CPUExecutionProvider"])
 
 
 def _empty(session: onnxruntime.InferenceSession, config: DecoderConfig, length: int) -> Feed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from tokenizers import Tokenizer
 
 from build_engine import manifest as manifests
 from build_engine import texts
+from build_engine.classifier_recipe import PRECISIONS
 from build_engine.emit_encoder import MODEL, EncoderPlan, Read, emit
 from build_engine.encoder import EncoderConfig, projections
 from build_engine.errors import AccuracyError, TextError
@@ -21,7 +24,6 @@ from build_engine.source import TokenizerFiles
 
 AGREEMENT = 0.99
 LEAST_TEXTS, MOST_TEXTS, BATCH = 100, 2000, 16
-ORDER = ("int8", "int8-weight-only", "fp16", "fp32")
 Scores = npt.NDArray[np.float32]
 
 
@@ -37,11 +39,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Bench:
-    """A classifier on trial: its tensors, a tokenizer that truncates and pads, and where to find an empty folder."""
+    """A classifier on trial: its tensors, a tokenizer that truncates and pads, the type of what is not int8, and where
+    to find an empty folder."""
 
     config: EncoderConfig
     read: Read
     tokenizer: Tokenizer
+    base: type[np.floating[Any]]
     folder: Callable[[], Path]
 
     @property
@@ -63,18 +67,24 @@ def read_evidence(held_out: Path, calibration: Path | None, tokenizer: Tokenizer
 def prove(bench: Bench, evidence: Evidence, asked: str, *, strict: bool) -> tuple[EncoderPlan, dict[str, Any]]:
     """The first plan from ``asked`` on down whose labels agree, and the content of ``accuracy.json``. Raises
     :class:`AccuracyError` when none does; with ``strict`` also rather than take another precision."""
-    reference = scores_of(bench, EncoderPlan(), evidence.held_out)
-    attempts = []
+    reference, reference_milliseconds = scores_of(bench, EncoderPlan(), evidence.held_out)
+    attempts: list[dict[str, Any]] = []
+    began = time.monotonic()
     for precision, plan in plans(bench, evidence.calibration, asked):
-        scores = scores_of(bench, plan, evidence.held_out)
+        scores, milliseconds = scores_of(bench, plan, evidence.held_out)
         agreement = float((scores.argmax(axis=1) == reference.argmax(axis=1)).mean())
         passed = agreement >= AGREEMENT
         attempts.append({
             "precision": precision,
+            "gate": {"label_agreement": AGREEMENT},
             "label_agreement": agreement,
             "largest_score_difference": float(np.abs(scores - reference).max()),
+            "batch_ms": milliseconds,
+            "reference_batch_ms": reference_milliseconds,
+            "seconds": round(time.monotonic() - began, 3),
             "passed": passed,
         })  # fmt: skip
+        began = time.monotonic()
         if passed:
             return plan, _record(asked, precision, attempts, evidence)
         if strict:
@@ -85,11 +95,11 @@ def prove(bench: Bench, evidence: Evidence, asked: str, *, strict: bool) -> tupl
 
 def plans(bench: Bench, calibration: list[str], asked: str) -> Iterator[tuple[str, EncoderPlan]]:
     """What is tried, in order, from ``asked`` on. int8 is fitted to the texts of ``calibration``."""
-    for precision in ORDER[ORDER.index(asked) :]:
+    for precision in PRECISIONS[PRECISIONS.index(asked) :]:
         if precision == "int8":
-            yield precision, EncoderPlan(activations=observed(bench, calibration))
+            yield precision, EncoderPlan(bench.base, activations=observed(bench, calibration))
         elif precision == "int8-weight-only":
-            yield precision, EncoderPlan(weight_only=frozenset(bench.projections))
+            yield precision, EncoderPlan(bench.base, weight_only=frozenset(bench.projections))
         else:
             yield precision, EncoderPlan(np.float16 if precision == "fp16" else np.float32)
 
@@ -106,17 +116,21 @@ def observed(bench: Bench, content: list[str]) -> dict[str, float]:
     return dict(zip(names, largest.tolist(), strict=True))
 
 
-def scores_of(bench: Bench, plan: EncoderPlan, content: list[str]) -> Scores:
-    """``[texts, labels]`` float32, by the graph of ``plan`` on ONNX Runtime. Raises :class:`AccuracyError` when one is
-    not a number."""
+def scores_of(bench: Bench, plan: EncoderPlan, content: list[str]) -> tuple[Scores, float]:
+    """``[texts, labels]`` float32 by the graph of ``plan`` on ONNX Runtime, and the median milliseconds of a batch of
+    :data:`BATCH`. Raises :class:`AccuracyError` when a score is not a number."""
     folder = bench.folder()
     emit(bench.config, bench.read, plan, folder)
     session = open_session(folder)
-    rows: list[Scores] = [session.run(["scores"], feed)[0] for feed in batches(bench.tokenizer, content)]
-    scores = np.concatenate(rows)
+    rows, seconds = [], []
+    for feed in batches(bench.tokenizer, content):
+        began = time.perf_counter()
+        rows.append(session.run(["scores"], feed)[0])
+        seconds.append(time.perf_counter() - began)
+    scores: Scores = np.concatenate(rows)
     if not np.isfinite(scores).all():
         raise AccuracyError("the classifier's scores are infinite or not a number")
-    return scores
+    return scores, 1000 * statistics.median(seconds)
 
 
 def open_session(folder: Path) -> onnxruntime.InferenceSession:

@@ -18,9 +18,9 @@ from onnx import TensorProto, helper
 
 from build_engine.decoder import FloatArray
 from build_engine.encoder import LAYER, PREFIX, EncoderConfig, projections
-from build_engine.onnx_graph import IR_VERSION, OPSET, GraphWriter
+from build_engine.onnx_graph import IR_VERSION, OPSET
+from build_engine.onnx_int8 import Int8Writer
 from build_engine.onnx_weights import ExternalWeights
-from build_engine.smooth import LEVELS, int8_rows
 
 MODEL, WEIGHTS = "model.onnx", "model.onnx.data"
 Read = Callable[[str], FloatArray]
@@ -46,7 +46,7 @@ def emit(config: EncoderConfig, read: Read, plan: EncoderPlan, folder: Path) -> 
     onnx.checker.check_model(str(folder / MODEL), full_check=True)
 
 
-class _Emitter(GraphWriter):
+class _Emitter(Int8Writer):
     def __init__(self, config: EncoderConfig, read: Read, plan: EncoderPlan, weights: ExternalWeights) -> None:
         super().__init__(read, plan.dtype, weights)
         self._config, self._plan = config, plan
@@ -115,24 +115,8 @@ class _Emitter(GraphWriter):
             output = self._node("ReduceMax", [self._node("Abs", [x])], f"largest:{name}", keepdims=0)
             self._outputs.append(helper.make_tensor_value_info(output, self._kind, []))
         if name in self._plan.activations:
-            x = self._rounded(x, name, self._plan.activations[name])
+            x = self._through_int8(x, f"{name}_input_scale", self._plan.activations[name])
         quantised = name in self._plan.activations or name in self._plan.weight_only
-        weight = self._int8(name) if quantised else self._weight(name, transposed=True)
+        weight = self._int8_weight(name) if quantised else self._weight(name, transposed=True)
         product = self._node("MatMul", [x, weight])
         return self._node("Add", [product, self._weight(name.replace(".weight", ".bias"))])
-
-    def _rounded(self, x: str, name: str, largest: float) -> str:
-        scale = self._stored(f"{name}_input_scale", np.array(max(largest, 1e-6) / LEVELS))
-        self._initialisers["int8_zero"] = helper.make_tensor("int8_zero", TensorProto.INT8, [], [0])
-        values = self._node("QuantizeLinear", [x, scale, "int8_zero"])
-        return self._node("DequantizeLinear", [values, scale, "int8_zero"])
-
-    def _int8(self, name: str) -> str:
-        values, scale = int8_rows(self._read(name))
-        stored = f"{name}_int8"
-        self._initialisers[stored] = self._weights.add(stored, np.ascontiguousarray(values.T))
-        return self._node("DequantizeLinear", [stored, self._stored(f"{name}_scale", scale)], axis=1)
-
-    def _stored(self, name: str, values: Any) -> str:
-        self._initialisers[name] = self._weights.add(name, np.asarray(values, self._dtype))
-        return name

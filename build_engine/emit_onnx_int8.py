@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from onnx import TensorProto, helper
 
 from build_engine.decoder import Linear
 from build_engine.emit_onnx import OnnxEmitter
-from build_engine.smooth import LEVELS, int8_rows
+from build_engine.onnx_int8 import Int8Writer
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Int8Plan:
     weight_only: frozenset[str] = frozenset()
 
 
-class Int8Emitter(OnnxEmitter):
+class Int8Emitter(Int8Writer, OnnxEmitter):
     """Projections as an :class:`Int8Plan` says."""
 
     def __init__(self, plan: Int8Plan, *arguments: Any) -> None:
@@ -51,26 +50,8 @@ class Int8Emitter(OnnxEmitter):
     def _rounded(self, x: str, largest: float) -> str:
         """``x`` through int8 and back; once for all projections that read it with the same scale."""
         if (x, largest) not in self._quantised:
-            scale = self._scale(f"{x}_scale_{len(self._quantised)}", np.array(max(largest, 1e-6) / LEVELS))
-            zero = self._zero()
-            values = self._node("QuantizeLinear", [x, scale, zero])
-            self._quantised[x, largest] = self._node("DequantizeLinear", [values, scale, zero])
+            self._quantised[x, largest] = self._through_int8(x, f"{x}_scale_{len(self._quantised)}", largest)
         return self._quantised[x, largest]
-
-    def _int8_weight(self, name: str) -> str:
-        """``[in, out]``, dequantised; a scale for each output."""
-        values, scale = int8_rows(self._read(name))
-        stored = f"{name}_int8"
-        self._initialisers[stored] = self._weights.add(stored, np.ascontiguousarray(values.T))
-        return self._node("DequantizeLinear", [stored, self._scale(f"{name}_scale", scale)], axis=1)
-
-    def _scale(self, name: str, values: Any) -> str:
-        self._initialisers[name] = self._weights.add(name, np.asarray(values, self._dtype))
-        return name
-
-    def _zero(self) -> str:
-        self._initialisers["int8_zero"] = helper.make_tensor("int8_zero", TensorProto.INT8, [], [0])
-        return "int8_zero"
 
 
 class SwitchingEmitter(Int8Emitter):

@@ -16,6 +16,9 @@ Every error carries a message for a person. ``python -m build_engine`` prints it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class BuildError(Exception):
     """A build that stops; nothing was published."""
@@ -65,3 +68,12 @@ class AccuracyError(BuildError):
     """The engine is too far from its reference."""
 
     exit_code = 5
+
+
+@contextmanager
+def refusing(what: str, kind: type[BuildError]) -> Iterator[None]:
+    """The system's refusal to read or write, as one of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error}") from error

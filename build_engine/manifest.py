@@ -6,6 +6,10 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +80,37 @@ class HashCache:
         return self._known[key]
 
 
+def hashes(files: Mapping[str, Path], work_dir: Path) -> dict[str, str]:
+    """SHA-256 of named files, remembered in the work folder. Raises OSError."""
+    known = HashCache(work_dir / "source-hashes.json")
+    return {name: known.sha256(file) for name, file in files.items()}
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is inside."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - began, 3)
+
+
+def input_hash(files: Mapping[str, str], recipe: Mapping[str, Any], where: Collection[str]) -> str:
+    """Everything that decides what is published: the hashes of the source's ``files``, the recipe but for the fields
+    that only say ``where`` something lies, this builder's own code, the tools."""
+    package = Path(__file__).parent
+    code = {str(path.relative_to(package)): sha256_of(path) for path in package.rglob("*.py")}
+    wanted = {field: value for field, value in recipe.items() if field not in where}
+    return digest_of([files, wanted, code, toolchain()])
+
+
 def digest_of(value: object) -> str:
     """Hexadecimal SHA-256 of a JSON value, keys sorted."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
@@ -97,6 +132,19 @@ def list_files(directory: Path, pattern: str = "*") -> dict[str, dict[str, Any]]
     files = sorted(path for path in directory.rglob(pattern) if path.is_file() and path.name != MANIFEST)
     return {
         str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
+    }
+
+
+def facts_of(staged: Path, clock: Clock) -> dict[str, Any]:
+    """What every manifest says of a version's files and of its build."""
+    files = list_files(staged)
+    return {
+        "files": files,
+        "total_bytes": sum(entry["bytes"] for entry in files.values()),
+        "toolchain": toolchain(),
+        "build_seconds": dict(clock.seconds),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from build_engine import manifest as manifests
 from build_engine import publish, report
 from build_engine.adapter import adapter_files, merge
-from build_engine.errors import BuildError, SourceError
+from build_engine.errors import BuildError, SourceError, refusing
+from build_engine.manifest import Clock
 from build_engine.recipe import Recipe, Room
-from build_engine.source import Source, TokenizerFiles
+from build_engine.source import Source, TokenizerFiles, named_files
 from build_engine.source_gguf import open_gguf
 from build_engine.source_hf import open_directory
 from build_engine.targets import Made, make_engine
 from build_engine.triton_config import config_pbtxt
 
 BACKEND = Path(__file__).parent / "backend"
+WHERE = ("source", "name", "repository", "work_dir", "adapter", "calibration", "held_out")
 
 
 def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -31,22 +30,18 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     recipe.check()
     clock = Clock()
     with clock.stage("hash"):
-        with _refusing(f"cannot read {recipe.source} or write {recipe.work_dir}", SourceError):
-            hashes = manifests.HashCache(recipe.work_dir / "source-hashes.json")
-            files = {name: hashes.sha256(file) for name, file in input_files(recipe).items()}
-        inputs = _input_hash(recipe, files)
+        with refusing(f"cannot read {recipe.source} or write {recipe.work_dir}", SourceError):
+            files = manifests.hashes(input_files(recipe), recipe.work_dir)
+        inputs = manifests.input_hash(files, vars(recipe), WHERE)
     publish.sweep(recipe.repository)
-    latest = next(reversed(publish.versions(recipe.repository / recipe.name)), None)
-    if latest is not None and not force:
-        published = manifests.read_manifest(latest)
-        served = publish.is_served(latest, manifests.sha256_of(latest / manifests.MANIFEST))
-        if published["input_hash"] == inputs and served:
-            return published
+    published = None if force else publish.found(recipe.repository / recipe.name, inputs)
+    if published is not None:
+        return published
     with clock.stage("source"):
         source = open_source(recipe.source, recipe.context_length)
         if recipe.adapter is not None:
             source = merge(source, recipe.adapter, recipe.adapter_base)
-    with clock.stage("emit"), _refusing(f"cannot write the engine into {recipe.work_dir}", BuildError):
+    with clock.stage("emit"), refusing(f"cannot write the engine into {recipe.work_dir}", BuildError):
         room = recipe.room(source.config.context_length)
         engine = make_engine(recipe, room, source, files, quiet=quiet)
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
@@ -55,9 +50,7 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
         built = {"precision": engine.facts["precision"], "serving": recipe.serving(room), "engine": engine.facts}
         manifest = _manifest(recipe, source, files, built, inputs=inputs, clock=clock, staged=staged)
         if engine.accuracy is not None:
-            page = staged / "engine" / "report.html"
-            page.write_text(report.render(manifest, engine.accuracy), encoding="utf-8")
-            manifest["files"] |= manifests.list_files(staged, "report.html")
+            report.add(staged, manifest, engine.accuracy)
             manifest["accuracy"] = _judged(engine.accuracy)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         parameters = _parameters(recipe, source, room, built["precision"])
@@ -67,64 +60,17 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     return manifest
 
 
-class Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what is inside."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(time.monotonic() - began, 3)
-
-
 def input_files(recipe: Recipe) -> dict[str, Path]:
     """The files of source, adapter and texts, by the name that they have in the manifest."""
-    files = {file.name: file for file in source_files(recipe.source)}
+    files = named_files(recipe.source, {"calibration": recipe.calibration, "held-out": recipe.held_out})
     if recipe.adapter is not None:
         files |= {f"adapter/{file.name}": file for file in adapter_files(recipe.adapter)}
-    texts = {"calibration": recipe.calibration, "held-out": recipe.held_out}
-    return files | {f"{use}/{file.name}": file for use, file in texts.items() if file is not None}
-
-
-def source_files(path: Path) -> list[Path]:
-    """The files whose content decides a build. Raises :class:`SourceError` when there is nothing at ``path``."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise SourceError(f"--source {path} does not exist")
-    names = ("*.safetensors", "*.json", "*.jinja")
-    files = sorted(file for pattern in names for file in path.glob(pattern))
-    if not files:
-        raise SourceError(f"--source {path} holds no model: no config.json, no *.safetensors")
     return files
 
 
 def open_source(path: Path, context_length: int | None = None) -> Source:
     """A directory is taken for a Hugging Face model, a file for GGUF; ``context_length`` replaces the model's own."""
     return open_directory(path, context_length) if path.is_dir() else open_gguf(path, context_length)
-
-
-def _input_hash(recipe: Recipe, files: dict[str, str]) -> str:
-    """Everything that decides what is published: sources, recipe, this builder's own code, the tools."""
-    code = {str(path.relative_to(BACKEND.parent)): manifests.sha256_of(path) for path in BACKEND.parent.rglob("*.py")}
-    where = ("source", "name", "repository", "work_dir", "adapter", "calibration", "held_out")
-    wanted = {field: value for field, value in vars(recipe).items() if field not in where}
-    return manifests.digest_of([files, wanted, code, manifests.toolchain()])
-
-
-@contextmanager
-def _refusing(what: str, kind: type[BuildError]) -> Iterator[None]:
-    """The system's refusal to read or write, as one of ours."""
-    try:
-        yield
-    except OSError as error:
-        raise kind(f"{what}: {error}") from error
 
 
 def _assemble(staged: Path, engine: Made, tokenizer: TokenizerFiles) -> None:
@@ -162,6 +108,7 @@ def _parameters(recipe: Recipe, source: Source, room: Room, precision: str) -> d
         "architecture": source.config.architecture,
         "engine": recipe.target,
         "precision": precision,
+        "created": str(int(time.time())),
         "context_length": str(room.context_length),
         "vocab_size": str(source.config.vocab_size),
         "chat_template": tokenizer.chat_template,
@@ -182,7 +129,6 @@ def _manifest(
     clock: Clock,
     staged: Path,
 ) -> dict[str, Any]:
-    contents = manifests.list_files(staged)
     config = {key: value for key, value in vars(source.config).items() if key != "rope_scaling"}
     config["rope_scaling"] = vars(source.config.rope_scaling) if source.config.rope_scaling else None
     return {
@@ -196,10 +142,5 @@ def _manifest(
         "target": recipe.target,
         **built,
         "accuracy": None,
-        "files": contents,
-        "total_bytes": sum(entry["bytes"] for entry in contents.values()),
-        "toolchain": manifests.toolchain(),
-        "build_seconds": dict(clock.seconds),
-        "peak_memory_bytes": manifests.peak_memory_bytes(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **manifests.facts_of(staged, clock),
     }

@@ -1,7 +1,7 @@
 """From what was measured to what is tried: the ladder of int8 plans, most int8 first.
 
 Small divergences add up, so the sum over the activations that stay int8 predicts a plan's divergence. Each rung allows
-a share of the one before and gives the costliest activations back to 16 bits until the sum is below it.
+a share of the one before and keeps the costliest activations out of int8 until the sum is below it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STEP = 0.6
 
 @dataclass(frozen=True)
 class Rung:
-    """One thing to try. ``kept`` are the projections that stay in 16 bits, by the name of their weight."""
+    """One thing to try. ``kept`` are the projections that stay as they are, by the name of their weight."""
 
     what: str
     precision: str
@@ -57,5 +57,5 @@ def _kept(every: list[Site], sensitivity: dict[str, float], budget: float) -> fr
 def _rung(every: list[Site], smoothing: Smoothing, kept: frozenset[str]) -> Rung:
     inputs = {name: smoothing.inputs[name] for site in every if site.name not in kept for name in site.readers}
     back = tuple(name for site in every if site.name in kept for name in site.readers)
-    what = f"int8, {len(back)} of {len(smoothing.inputs)} projections in 16 bits" if back else "int8 throughout"
+    what = f"int8, {len(back)} of {len(smoothing.inputs)} projections kept" if back else "int8 throughout"
     return Rung(what, "int8", Int8Plan(inputs), back)

@@ -7,11 +7,8 @@ emitted again in its real size. A TensorRT engine is compiled from the very grap
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,19 +16,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from build_engine.accuracy import ACCURACY, WINDOW_TOKENS, Candidate, Evidence, prove, read_evidence
-from build_engine.backend.engine import Engine
-from build_engine.backend.engines import open_engine
+from build_engine.accuracy import ACCURACY, Evidence, read_evidence
 from build_engine.calibrate import Smoothing, observe, sensitivities, smooth
 from build_engine.decoder import DecoderConfig
 from build_engine.emit_onnx import PRECISIONS, OnnxEmitter, write
 from build_engine.emit_onnx_int8 import Int8Emitter, Int8Plan
 from build_engine.precision import ladder
 from build_engine.smooth import Read, sites, smoothed
-from build_engine.source import Source
+from build_engine.trial import Request, judge
 from build_engine.verify import GATES
 
-JUDGED_AT_ONCE = 16
 SENSITIVITY_WINDOWS = 4
 
 
@@ -52,43 +46,24 @@ class Variant:
         quantised = self.precision.startswith("int8")
         write(config, partial(Int8Emitter, self.plan, *shape) if quantised else partial(OnnxEmitter, *shape), folder)
 
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be proven. ``base`` is fp32 for a CPU, fp16 for a GPU."""
-
-    source: Source
-    precision: str
-    base: str
-    held_out: Path
-    calibration: Path | None
-    strict: bool
-    quiet: bool
-    work_dir: Path
+    def facts(self, config: DecoderConfig, sequence_length: int, sequences: int) -> dict[str, Any]:
+        """Of the slot engine on ONNX Runtime."""
+        facts = slot_facts(config, self.base, sequence_length, sequences, prefill_tokens=sequence_length)
+        return facts | {"kind": "onnxruntime"}
 
 
-def emit_proven(request: Request, sequence_length: int, folder: Path) -> None:
-    """Write the graph that passes, and ``accuracy.json``, into ``folder``. Raises
-    :class:`build_engine.errors.AccuracyError` when none does."""
+def emit_proven(request: Request, base: str, sequence_length: int, folder: Path) -> None:
+    """Write the graph that passes, and ``accuracy.json``, into ``folder``. ``base`` is the type of what is not int8:
+    fp32 for a CPU, fp16 for a GPU. Raises :class:`build_engine.errors.AccuracyError` when none passes."""
     source = request.source
     evidence = read_evidence(request.held_out, request.calibration, source.tokenizer)
-    tried: dict[str, Variant] = {}
     measured: dict[str, Any] = {}
-
-    def candidates() -> Iterator[Candidate]:
-        for variant in _variants(request, evidence, measured):
-            tried[variant.what] = variant
-            yield Candidate(variant.what, variant.precision, partial(_opened, request, variant), variant.kept)
-
     reference = unproven(source.config, "fp32", "fp32", source.finite)
-    with _opened(request, reference) as engine:
-        winner, accuracy = prove(
-            candidates(), engine, evidence, asked=request.precision, strict=request.strict, quiet=request.quiet
-        )
-    variant = tried[winner.what]
+    variant, accuracy = judge(request, evidence, reference, _variants(request, base, evidence, measured))
     variant.emit(source.config, sequence_length, folder)
-    layers = _layers(measured.get("smoothing"), measured.get("sensitivity"), source.config, winner.kept)
-    record = accuracy | {"layers": layers if winner.precision == "int8" else []}
+    layers = _layers(measured.get("smoothing"), measured.get("sensitivity"), source.config, variant.kept)
+    record = accuracy | {"layers": layers if variant.precision == "int8" else []}
+    record |= {"calibration_seconds": measured.get("seconds")}
     (folder / ACCURACY).write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -103,17 +78,19 @@ def _weights_only(config: DecoderConfig) -> Int8Plan:
     return Int8Plan(weight_only=frozenset(reader for site in sites(config) for reader in site.readers))
 
 
-def _variants(request: Request, evidence: Evidence, measured: dict[str, Any]) -> Iterator[Variant]:
+def _variants(request: Request, base: str, evidence: Evidence, measured: dict[str, Any]) -> Iterator[Variant]:
     """What is tried, in order. Calibration runs when the first int8 variant is asked for; what it measured is left in
     ``measured`` for the report."""
-    source, base = request.source, request.base
+    source = request.source
     plain = partial(unproven, source.config, base=base, read=source.finite)
     if request.precision == "fp32":
         yield plain("fp32")
         return
     if request.precision == "int8":
+        began = time.monotonic()
         smoothing, sensitivity = _calibrated(request, evidence)
-        measured |= {"smoothing": smoothing, "sensitivity": sensitivity}
+        seconds = round(time.monotonic() - began, 3)
+        measured |= {"smoothing": smoothing, "sensitivity": sensitivity, "seconds": seconds}
         read = smoothed(source.config, source.finite, smoothing.scales)
         for rung in ladder(source.config, smoothing, sensitivity, GATES["int8"].kl):
             yield Variant(rung.what, rung.precision, base, rung.plan, read, rung.kept)
@@ -127,7 +104,6 @@ def _calibrated(request: Request, evidence: Evidence) -> tuple[Smoothing, dict[s
     source, windows = request.source, evidence.calibration
     assert windows is not None, "int8 comes with calibration text"  # noqa: S101 - checked with the recipe
     work_dir = request.work_dir
-    work_dir.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(windows), desc="calibrate", unit=" windows", disable=request.quiet) as bar:
         observed = observe(source.config, source.finite, windows, work_dir, bar.update)
     smoothing = smooth(source.config, source.finite, observed)
@@ -137,28 +113,6 @@ def _calibrated(request: Request, evidence: Evidence) -> tuple[Smoothing, dict[s
     with tqdm(total=len(every), desc="sensitivity", unit=" activations", disable=request.quiet) as bar:
         cost = sensitivities(source.config, read, smoothing.inputs, few, work_dir, on_site=bar.update)
     return smoothing, cost
-
-
-@contextmanager
-def _opened(request: Request, variant: Variant) -> Iterator[Engine]:
-    """The variant in the slot engine, in a folder that is gone afterwards."""
-    config = request.source.config
-    request.work_dir.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="judged-", suffix=f".{os.getpid()}.part", dir=request.work_dir))
-    try:
-        (folder / "engine").mkdir()
-        variant.emit(config, WINDOW_TOKENS, folder / "engine")
-        facts = slot_facts(config, variant.base, WINDOW_TOKENS, JUDGED_AT_ONCE, prefill_tokens=WINDOW_TOKENS)
-        (folder / "engine" / "engine.json").write_text(json.dumps(facts | {"kind": "onnxruntime"}))
-        yield open_engine(
-            folder,
-            threads=os.cpu_count() or 1,
-            cache_tokens=WINDOW_TOKENS * JUDGED_AT_ONCE,
-            step_tokens=WINDOW_TOKENS,
-            max_sequences=JUDGED_AT_ONCE,
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def slot_facts(

@@ -12,8 +12,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from build_engine.errors import PublishError
+from build_engine.manifest import MANIFEST, read_manifest, sha256_of
 
 STAGING_PREFIX = ".tidegate-staging-"
 
@@ -80,6 +82,17 @@ def publish(staged_version: Path, config_pbtxt: str, model: Path) -> Path:
         os.replace(config, model / "config.pbtxt")
         _sync(model)
     return model / str(number)
+
+
+def found(model: Path, input_hash: str) -> dict[str, Any] | None:
+    """The manifest of the newest version of ``model`` when it was made of just these inputs and is served. Raises
+    :class:`build_engine.errors.CorruptSource` when it has none that can be read."""
+    latest = next(reversed(versions(model)), None)
+    if latest is None:
+        return None
+    manifest = read_manifest(latest)
+    same = manifest["input_hash"] == input_hash
+    return manifest if same and is_served(latest, sha256_of(latest / MANIFEST)) else None
 
 
 def is_served(version: Path, manifest_sha256: str) -> bool:

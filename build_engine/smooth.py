@@ -16,6 +16,7 @@ from build_engine.decoder import DecoderConfig, FloatArray, attention_weights
 
 Read = Callable[[str], FloatArray]
 LEVELS = 127  # int8, symmetric
+LEAST = 1e-5  # of a largest magnitude: its step is still a number in fp16
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from build_engine.decoder import DecoderConfig, FloatArray, expected_tensors
-from build_engine.errors import CorruptSource, UnsupportedModel
+from build_engine.errors import CorruptSource, SourceError, TextError, UnsupportedModel
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,30 @@ class Source:
         return values
 
 
+def named_files(path: Path, texts: Mapping[str, Path | None]) -> dict[str, Path]:
+    """The files of a source and the user's ``texts`` by their use, under the names that they have in the manifest.
+    Raises :class:`SourceError` or :class:`TextError` for what is not there."""
+    for use, file in texts.items():
+        if file is not None and not file.is_file():
+            raise TextError(f"--{use} {file} is no file")
+    return {file.name: file for file in source_files(path)} | {
+        f"{use}/{file.name}": file for use, file in texts.items() if file is not None
+    }
+
+
+def source_files(path: Path) -> list[Path]:
+    """The files whose content decides a build. Raises :class:`SourceError` when there is nothing at ``path``."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise SourceError(f"--source {path} does not exist")
+    names = ("*.safetensors", "*.json", "*.jinja")
+    files = sorted(file for pattern in names for file in path.glob(pattern))
+    if not files:
+        raise SourceError(f"--source {path} holds no model: no config.json, no *.safetensors")
+    return files
+
+
 def check(source: Source) -> Source:
     """The source, with tensors and tokenizer checked against its configuration. Raises :class:`CorruptSource`."""
     _check_tensors(source)
@@ -70,13 +94,23 @@ def _check_tensors(source: Source) -> None:
                 f"{source.origins[name]}: tensor {name} has no place in {source.config.architecture} with "
                 f"{source.config.layers} layers; leaving it out would change the model"
             )
+    check_shapes(source.path, source.origins, source.shapes, expected)
+
+
+def check_shapes(
+    path: Path,
+    origins: Mapping[str, Path],
+    shapes: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Every expected tensor is there, in its shape. Raises :class:`CorruptSource` naming file and tensor."""
     for name, wanted in expected.items():
-        found = source.shapes.get(name)
+        found = shapes.get(name)
         if found is None:
-            raise CorruptSource(f"{source.path}: tensor {name} is missing")
+            raise CorruptSource(f"{path}: tensor {name} is missing")
         if tuple(found) != wanted:
             raise CorruptSource(
-                f"{source.origins[name]}: tensor {name} has shape {list(found)}, the configuration says {list(wanted)}"
+                f"{origins[name]}: tensor {name} has shape {list(found)}, the configuration says {list(wanted)}"
             )
 
 

@@ -81,6 +81,24 @@ def _hf_name(name: str) -> str:
     return name
 
 
+def _refuse_unsupported(
+    path: Path, fields: dict[str, Any], architecture: str, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    """Raise :class:`UnsupportedModel` for what the decoder description does not have, or GGUF says in its own way."""
+    if fields.get(f"{architecture}.expert_count"):
+        raise UnsupportedModel(f"{path}: a mixture of experts; it would need a routing operator")
+    scaling = fields.get(f"{architecture}.rope.scaling.type", "none")
+    if scaling != "none":
+        raise UnsupportedModel(f"{path}: rope scaling {scaling} in a GGUF file; build from the safetensors instead")
+    if "rope_freqs.weight" in shapes:
+        raise UnsupportedModel(
+            f"{path}: rope_freqs (llama3 scaling) in a GGUF file; build from the safetensors instead"
+        )
+    head_counts = [fields.get(f"{architecture}.attention.head_count{each}") for each in ("", "_kv")]
+    if any(isinstance(each, list) for each in head_counts):
+        raise UnsupportedModel(f"{path}: head counts that differ by layer; the decoder description has one for all")
+
+
 def _config(path: Path, fields: dict[str, Any], architecture: str, shapes: dict[str, tuple[int, ...]]) -> DecoderConfig:
     def count(name: str, default: int | None = None) -> int:
         value = fields.get(f"{architecture}.{name}", default)
@@ -94,18 +112,7 @@ def _config(path: Path, fields: dict[str, Any], architecture: str, shapes: dict[
             raise CorruptSource(f"{path}: metadata {architecture}.{name} must be a positive number, not {value!r}")
         return value
 
-    if fields.get(f"{architecture}.expert_count"):
-        raise UnsupportedModel(f"{path}: a mixture of experts; it would need a routing operator")
-    scaling = fields.get(f"{architecture}.rope.scaling.type", "none")
-    if scaling != "none":
-        raise UnsupportedModel(f"{path}: rope scaling {scaling} in a GGUF file; build from the safetensors instead")
-    if "rope_freqs.weight" in shapes:
-        raise UnsupportedModel(
-            f"{path}: rope_freqs (llama3 scaling) in a GGUF file; build from the safetensors instead"
-        )
-    head_counts = [fields.get(f"{architecture}.attention.head_count{each}") for each in ("", "_kv")]
-    if any(isinstance(each, list) for each in head_counts):
-        raise UnsupportedModel(f"{path}: head counts that differ by layer; the decoder description has one for all")
+    _refuse_unsupported(path, fields, architecture, shapes)
     heads, hidden = count("attention.head_count"), count("embedding_length")
     kv_heads, head_dim = count("attention.head_count_kv", heads), count("attention.key_length", hidden // heads)
     if heads % kv_heads or hidden % heads or head_dim % 2:

@@ -83,24 +83,29 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     if not isinstance(header, dict):
         raise CorruptSource(f"{file} has no readable safetensors header: it is no JSON object")
     header.pop("__metadata__", None)
-    tensors = {name: _stored(file, name, entry, 8 + length, size) for name, entry in header.items()}
+    stored = {name: _stored(file, name, entry, 8 + length, size) for name, entry in header.items()}
+    tensors = {name: tensor for name, tensor in stored.items() if tensor is not None}
     _refuse_overlaps(file, tensors)
     return tensors
 
 
-def _stored(file: Path, name: str, entry: dict[str, Any], base: int, size: int) -> StoredTensor:
+def _stored(file: Path, name: str, entry: dict[str, Any], base: int, size: int) -> StoredTensor | None:
+    """Where the tensor lies; None for a buffer of another type, such as the ``position_ids`` of older checkpoints,
+    which nobody reads. Weights and biases must have a type that can be read."""
     try:
         dtype, shape, (begin, end) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise CorruptSource(f"{file}: tensor {name} has a malformed header entry") from None
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise CorruptSource(f"{file}: tensor {name} has a malformed header entry")
+    if base + end > size:
+        raise CorruptSource(f"{file} is truncated: tensor {name} ends at byte {base + end} of {size}")
+    if dtype not in WIDTHS and not name.endswith((".weight", ".bias")):
+        return None
     if dtype not in WIDTHS:
         raise UnsupportedModel(f"{file}: tensor {name} is {dtype}; F32, F16 and BF16 can be read")
     if end - begin != math.prod(shape) * WIDTHS[dtype]:
         raise CorruptSource(f"{file}: tensor {name} takes {end - begin} bytes, its shape {list(shape)} needs others")
-    if base + end > size:
-        raise CorruptSource(f"{file} is truncated: tensor {name} ends at byte {base + end} of {size}")
     return StoredTensor(file, dtype, shape, base + begin)
 
 

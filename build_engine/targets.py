@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +16,15 @@ from typing import Any
 from tqdm import tqdm
 
 from build_engine import manifest as manifests
+from build_engine.accuracy import ACCURACY
 from build_engine.decoder import FloatArray, expected_tensors
-from build_engine.errors import BuildError, RecipeError
-from build_engine.recipe import BLOCK_SIZE, RTX_DEFAULT, Recipe, Room
+from build_engine.errors import RecipeError
+from build_engine.recipe import Recipe, Room
 from build_engine.source import Source
+from build_engine.trial import Request
+from build_engine.work import stage
 
-ENGINE_JSON, ACCURACY = "engine.json", "accuracy.json"
+ENGINE_JSON = "engine.json"
 
 
 @dataclass(frozen=True)
@@ -40,37 +41,36 @@ def make_engine(recipe: Recipe, room: Room, source: Source, files: dict[str, str
     """The engine that ``recipe`` asks for. ``files`` are the source's hashes. Raises
     :class:`build_engine.errors.BuildError`.
     """
-    if recipe.target != "openvino":
-        return _slots(recipe, room, source, files, quiet)
-    config = source.config
-    facts = {
-        "kind": recipe.target,
-        "layers": config.layers,
-        "heads": config.heads,
-        "kv_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "context_length": room.context_length,
-        "precision": recipe.precision,
-        "kv_cache_precision": "f32" if recipe.precision == "fp32" else "u8",
-        "block_size": BLOCK_SIZE,
-    }
-    return Made(_openvino(recipe, source, files, quiet), facts)
+    return (_openvino if recipe.target == "openvino" else _slots)(recipe, room, source, files, quiet)
 
 
-def _openvino(recipe: Recipe, source: Source, files: dict[str, str], quiet: bool) -> Path:
-    openvino, emitter = _tools("openvino", "build", "openvino", "build_engine.emit_openvino")
+def _openvino(recipe: Recipe, room: Room, source: Source, files: dict[str, str], quiet: bool) -> Made:
+    """OpenVINO's graph: proven where there is text to judge it by, then perhaps in another precision than asked for."""
+    openvino, proof = _tools("openvino", "build", "openvino", "build_engine.openvino_proof")
 
     def make(folder: Path) -> None:
-        with _progress(source, quiet) as read:
-            model = emitter.emit(source.config, read, recipe.precision)
-        try:
-            openvino.save_model(model, folder / "openvino.xml", compress_to_fp16=False)
-        except RuntimeError as error:  # OpenVINO's word for a full disk
-            raise BuildError(f"cannot write the engine into {folder}, is the disk full? {error}") from None
+        if recipe.held_out is None:
+            with _progress(source, quiet) as read:
+                proof.OpenVinoVariant(recipe.precision, read).emit(source.config, room.context_length, folder)
+        else:
+            proof.emit_proven(_request(recipe, source, recipe.held_out, quiet), folder)
 
-    inputs = [files, recipe.precision, _code("decoder.py", "emit_openvino.py", "adapter.py"), openvino.__version__]
-    return _stage(recipe, f"openvino-{recipe.precision}", inputs, make)
+    code = ("*.py",) if recipe.held_out else ("decoder.py", "emit_openvino.py", "openvino_proof.py", "adapter.py")
+    inputs = [files, recipe.precision, recipe.strict, _code(*code), openvino.__version__]
+    folder = stage(recipe.work_dir, f"openvino-{recipe.precision}", inputs, make)
+    accuracy = _accuracy(folder)
+    precision = accuracy["precision"] if accuracy else recipe.precision
+    return Made(folder, proof.facts(source.config, room.context_length, precision), accuracy)
+
+
+def _request(recipe: Recipe, source: Source, held_out: Path, quiet: bool) -> Request:
+    texts = (held_out, recipe.calibration, recipe.strict)
+    return Request(source, recipe.precision, *texts, quiet=quiet, work_dir=recipe.work_dir)
+
+
+def _accuracy(folder: Path) -> dict[str, Any] | None:
+    record = folder / ACCURACY
+    return json.loads(record.read_text()) if record.exists() else None
 
 
 def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], quiet: bool) -> Made:
@@ -84,15 +84,13 @@ def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], qu
                 variant = proof.unproven(source.config, recipe.precision, base, read)
                 variant.emit(source.config, room.context_length, folder)
         else:
-            texts = (recipe.held_out, recipe.calibration, recipe.strict)
-            request = proof.Request(source, recipe.precision, base, *texts, quiet, recipe.work_dir)
-            proof.emit_proven(request, room.context_length, folder)
+            request = _request(recipe, source, recipe.held_out, quiet)
+            proof.emit_proven(request, base, room.context_length, folder)
 
     tools = [onnx.__version__, runtime.__version__]
     inputs = [files, recipe.precision, recipe.strict, base, room.context_length, _code("*.py"), tools]
-    folder = _stage(recipe, f"onnx-{recipe.precision}", inputs, make)
-    record = folder / ACCURACY
-    accuracy = json.loads(record.read_text()) if record.exists() else None
+    folder = stage(recipe.work_dir, f"onnx-{recipe.precision}", inputs, make)
+    accuracy = _accuracy(folder)
     precision = accuracy["precision"] if accuracy else recipe.precision
     facts = proof.slot_facts(
         source.config,
@@ -110,22 +108,15 @@ def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], qu
 
 def _tensorrt(recipe: Recipe, graph: Path, facts: dict[str, Any]) -> Path:
     """The plan, beside what its build has to say about it."""
-    onnx, api, builder = _tools(
-        recipe.target, "onnx", "onnx", "build_engine.tensorrt_api", "build_engine.tensorrt_build"
-    )
-    settings = api.Settings(
-        target=recipe.target,
-        compute_capabilities=recipe.compute_capabilities or RTX_DEFAULT,
-        workspace_mib=recipe.workspace_mib,
-        version_compatible=recipe.version_compatible,
-        hardware_compatibility=recipe.hardware_compatibility,
-        timing_cache_folder=recipe.work_dir.resolve(),
-    )
-    nodes = Counter(node.op_type for node in onnx.load(graph / "model.onnx", load_external_data=False).graph.node)
-    quantised = {"quantize_nodes": nodes["QuantizeLinear"], "dequantize_nodes": nodes["DequantizeLinear"]}
+    modules = (f"build_engine.{name}" for name in ("tensorrt_api", "tensorrt_build", "gpu_check"))
+    api, builder, check = _tools(recipe.target, "onnx", *modules)
+    settings = api.settings_of(recipe)
+    quantise, dequantise = builder.quantised_layers(graph)
+    quantised = {"quantize_nodes": quantise, "dequantize_nodes": dequantise}
 
     def make(folder: Path) -> None:
         built = builder.build_plan(graph, settings, facts | quantised, folder)
+        built["gpu_verified"] = check.verified(graph, folder, facts | built, recipe.work_dir)
         (folder / ENGINE_JSON).write_text(json.dumps(built, indent=1) + "\n")
         if (graph / ACCURACY).exists():
             shutil.copyfile(graph / ACCURACY, folder / ACCURACY)
@@ -133,8 +124,8 @@ def _tensorrt(recipe: Recipe, graph: Path, facts: dict[str, Any]) -> Path:
     # An ordinary plan depends on the GPU too, so only this host's own work folder may remember it.
     version = api.load(recipe.target).__version__
     inputs = [graph.name, facts, vars(settings), version, api.Device(settings).gpu]
-    inputs += _code("tensorrt_api.py", "tensorrt_build.py")
-    return _stage(recipe, f"{recipe.target}-{recipe.precision}", inputs, make)
+    inputs += _code("tensorrt_api.py", "tensorrt_build.py", "gpu_check.py")
+    return stage(recipe.work_dir, f"{recipe.target}-{recipe.precision}", inputs, make)
 
 
 def _tools(target: str, extra: str, *modules: str) -> list[Any]:
@@ -148,29 +139,6 @@ def _tools(target: str, extra: str, *modules: str) -> list[Any]:
 def _code(*patterns: str) -> list[str]:
     files = sorted(file for pattern in patterns for file in Path(__file__).parent.glob(pattern))
     return [manifests.sha256_of(file) for file in files]
-
-
-def _stage(recipe: Recipe, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
-    """The folder that ``make`` fills, found again when a build with the same ``inputs`` has finished it before."""
-    done = recipe.work_dir / f"{name}-{manifests.digest_of(inputs)[:16]}"
-    if not done.exists():
-        part = recipe.work_dir / f"{done.name}.{os.getpid()}.part"
-        _clear_parts(recipe.work_dir)
-        try:
-            part.mkdir(parents=True)
-            make(part)
-            os.rename(part, done)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return done
-
-
-def _clear_parts(work_dir: Path) -> None:
-    """Remove what killed builds left behind; a part is named after the process that writes it."""
-    for part in work_dir.glob("*.part"):
-        process = part.name.split(".")[-2]
-        if process == str(os.getpid()) or not Path(f"/proc/{process}").exists():
-            shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager

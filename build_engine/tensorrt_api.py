@@ -16,6 +16,7 @@ from typing import Any
 from build_engine.backend.cuda import Cuda
 from build_engine.backend.engine import EngineError
 from build_engine.errors import EngineBuildError, RecipeError
+from build_engine.recipe import RTX_DEFAULT, ForTensorRt
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 REFUSED = re.compile("unused input|unsupported", re.IGNORECASE)
@@ -32,6 +33,18 @@ class Settings:
     version_compatible: bool
     hardware_compatibility: str
     timing_cache_folder: Path
+
+
+def settings_of(recipe: ForTensorRt) -> Settings:
+    """The settings of a recipe, of a decoder or of a classifier."""
+    return Settings(
+        target=recipe.target,
+        compute_capabilities=recipe.compute_capabilities or RTX_DEFAULT,
+        workspace_mib=recipe.workspace_mib,
+        version_compatible=recipe.version_compatible,
+        hardware_compatibility=recipe.hardware_compatibility,
+        timing_cache_folder=recipe.work_dir.resolve(),
+    )
 
 
 def load(target: str) -> Any:

@@ -22,14 +22,19 @@ INPUTS = {
     "stream": "TYPE_BOOL",
     "ignore_eos": "TYPE_BOOL",
     "add_special_tokens": "TYPE_BOOL",
+    "logprobs": "TYPE_INT32",
+    "logit_bias_tokens": "TYPE_INT32",
+    "logit_bias_values": "TYPE_FP32",
+    "json_schema": "TYPE_STRING",
 }
 OUTPUTS = {
     "text_output": "TYPE_STRING",
     "finish_reason": "TYPE_STRING",
     "prompt_tokens": "TYPE_INT32",
     "completion_tokens": "TYPE_INT32",
+    "token_logprobs": "TYPE_STRING",
 }
-VARIABLE_LENGTH = frozenset({"stop"})
+VARIABLE_LENGTH = frozenset({"stop", "logit_bias_tokens", "logit_bias_values"})
 
 
 def config_pbtxt(name: str, parameters: Mapping[str, str]) -> str:

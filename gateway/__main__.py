@@ -24,6 +24,7 @@ from gateway.reference import settings_table
 from gateway.serving import serve
 from gateway.settings import DefaultSettings, RedisSettings, Settings
 from gateway.telemetry.prices import PriceError
+from gateway.tls import TlsError
 from gateway.tracing import TracingError
 from gateway.traffic.quotas import QuotaError
 
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {name}{each['msg'].removeprefix('Value error, ')}", file=sys.stderr)
     except PolicyError as error:
         print(f"error: TIDEGATE_POLICY_FILE: {error}", file=sys.stderr)
-    except (AccessError, QuotaError, PriceError, FeedbackError, TracingError) as error:
+    except (AccessError, FeedbackError, PriceError, QuotaError, TlsError, TracingError) as error:
         print(f"error: {error}", file=sys.stderr)
     return 2
 

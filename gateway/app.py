@@ -16,11 +16,15 @@ from gateway.access.build import Setup, build
 from gateway.access.errors import first_problem
 from gateway.access.issuers import IssuerPart, KeyPart, read_issuers
 from gateway.edge import feedback as feedback_edge
-from gateway.edge import http, operations, problems
+from gateway.edge import http, openai, openai_models, openai_moderations, operations, problems
 from gateway.edge.asking import Limits
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
+from gateway.edge.openai_schemas import ChatBody, CompletionBody, ModerationBody
 from gateway.edge.plain import Endpoint, PlainRoutes, describe
 from gateway.edge.schemas import GenerateBody
+from gateway.edge_grpc.calls import Limits as GrpcLimits
+from gateway.edge_grpc.opening import opened
+from gateway.edge_grpc.parts import Parts
 from gateway.feedback import CommentFile, RatedAnswers, open_rated
 from gateway.generation import Generation
 from gateway.policy.audit import AuditLog, AuditSettings
@@ -33,6 +37,7 @@ from gateway.settings import Settings
 from gateway.telemetry import Telemetry, sharing
 from gateway.telemetry.prices import read_prices
 from gateway.telemetry.tenants import Tenants
+from gateway.tls import Certificate, ca_certificates
 from gateway.tracing import open_tracer
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
@@ -44,17 +49,19 @@ LEASE_MARGIN_SECONDS = 60.0
 """No request is running so long after its deadline."""
 
 
-def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
-    """The ASGI application; ``drain`` tells it that its end is near. Raises :class:`gateway.policy.errors.PolicyError`
-    for a policy that cannot be used, :class:`gateway.access.AccessError` for keys and lists,
-    :class:`gateway.traffic.quotas.QuotaError` for quotas, and :class:`gateway.telemetry.prices.PriceError`,
+def create_app(settings: Settings, drain: Drain | None = None, certificate: Certificate | None = None) -> ASGIApp:
+    """The ASGI application, and the gRPC door beside it, with ``certificate`` if there is one; ``drain`` tells that the
+    end is near. Raises :class:`gateway.policy.errors.PolicyError` for a policy that cannot be used,
+    :class:`gateway.access.AccessError` for keys and lists, :class:`gateway.traffic.quotas.QuotaError` for quotas,
+    :class:`gateway.tls.TlsError`, and :class:`gateway.telemetry.prices.PriceError`,
     :class:`gateway.feedback.FeedbackError` and :class:`gateway.tracing.TracingError` for theirs."""
     telemetry, drain = _telemetry(settings), drain or Drain()
     tracer = open_tracer(settings.tracing_endpoint, settings.tracing_sample_rate)
     comments = CommentFile(settings.feedback_file) if settings.feedback_file is not None else None
+    triton_ca = _triton_ca(settings)
     admission = Admission(settings.max_concurrent_requests)
     plain: dict[str, Endpoint] = {}
-    classifier = TritonClassifier(settings.triton_url)
+    classifier = TritonClassifier(settings.triton_url, triton_ca)
     services = Services(classifier, telemetry)
     in_force = _policy(settings, services)
     telemetry.policy_in_force(in_force.version)
@@ -63,7 +70,7 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        triton = TritonClient(settings.triton_url)
+        triton = TritonClient(settings.triton_url, triton_ca)
         drain.on_cut(triton.cut)
         audit = _audit(settings, telemetry)
         rated = _rated(settings, telemetry)
@@ -80,19 +87,35 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
         )
         limits = Limits(settings.max_tokens, settings.request_timeout_seconds, settings.max_request_timeout_seconds)
         plain.update(http.generate_endpoints(generation, limits))
-        http.describe_endpoints(app, plain)
+        plain.update(openai.completion_endpoints(generation, limits))
+        plain.update(openai_moderations.moderation_endpoints(policy, quotas, limits))
         if rated is not None:
-            plain.update(feedback_edge.feedback_endpoints(rated, comments, settings.request_timeout_seconds))
-            feedback_edge.describe_feedback(app, plain)
+            plain.update(feedback_edge.feedback_endpoints(rated, comments, limits.timeout_seconds))
+        _describe(app, plain)
+        app.include_router(openai_models.model_routes(triton))
         app.include_router(operations.routes(triton, settings.model, telemetry, drain, authenticator))
+        parts = Parts(
+            triton,
+            generation,
+            policy,
+            authenticator,
+            admission,
+            quotas,
+            telemetry,
+            drain,
+            limits=_grpc_limits(settings),
+            tracer=tracer,
+        )
         seconds = settings.policy_reload_seconds
         async with (
             authenticator.running(),
             watching(settings.policy_file, seconds, policy, telemetry, services),
             quota_reload.watching(settings.quota_file, seconds, quotas, telemetry),
+            _kept(certificate, telemetry),
         ):
             try:
-                yield
+                async with _grpc_door(settings, parts, certificate, triton_ca):
+                    yield
             finally:
                 await triton.close()
                 await quotas.close()
@@ -106,9 +129,72 @@ def create_app(settings: Settings, drain: Drain | None = None) -> ASGIApp:
 
     app = FastAPI(title="tidegate", lifespan=lifespan, redirect_slashes=False)
     problems.install(app)
-    describe(app, [GenerateBody, feedback_edge.FeedbackBody])
+    describe(app, [GenerateBody, ChatBody, CompletionBody, ModerationBody, feedback_edge.FeedbackBody])
     limited = BodyLimit(PlainRoutes(app, plain), settings.max_body_bytes)
     return RequestContext(Authentication(limited, authenticator), telemetry, admission, drain, tracer)
+
+
+def _describe(app: FastAPI, plain: dict[str, Endpoint]) -> None:
+    """Show the plain routes in the API's description."""
+    http.describe_endpoints(app, plain)
+    openai.describe_completions(app, plain)
+    openai_moderations.describe_moderations(app, plain)
+    if "/feedback" in plain:
+        feedback_edge.describe_feedback(app, plain)
+
+
+@asynccontextmanager
+async def _grpc_door(
+    settings: Settings, parts: Parts, certificate: Certificate | None, triton_ca: bytes | None
+) -> AsyncIterator[None]:
+    """The door of ``TIDEGATE_GRPC_PORT``, if one is set."""
+    if not settings.grpc_port:
+        yield
+        return
+    host = settings.grpc_host or settings.host
+    async with opened(
+        f"[{host}]:{settings.grpc_port}" if ":" in host else f"{host}:{settings.grpc_port}",
+        parts,
+        triton_url=settings.triton_url,
+        triton_ca=triton_ca,
+        text_tensors=settings.grpc_text_tensors,
+        certificate=certificate,
+        shared=settings.workers > 1,
+    ):
+        yield
+
+
+def _grpc_limits(settings: Settings) -> GrpcLimits:
+    return GrpcLimits(
+        text_bytes=settings.max_body_bytes,
+        message_bytes=max(settings.grpc_max_message_bytes, settings.max_body_bytes),
+        max_tokens=settings.max_tokens,
+        timeout_seconds=settings.request_timeout_seconds,
+        max_timeout_seconds=settings.max_request_timeout_seconds,
+        requests_per_stream=settings.grpc_requests_per_stream,
+        streams=settings.grpc_max_streams,
+    )
+
+
+@asynccontextmanager
+async def _kept(certificate: Certificate | None, telemetry: Telemetry) -> AsyncIterator[None]:
+    """The doors' certificate renewed when its files change, and its end on ``/metrics``."""
+    if certificate is None:
+        yield
+        return
+
+    def show() -> None:
+        telemetry.certificate_expiry.set(certificate.pair.expires_at)
+
+    show()
+    certificate.on_change(show)
+    async with certificate.watched():
+        yield
+
+
+def _triton_ca(settings: Settings) -> bytes | None:
+    path = settings.triton_tls_ca_file
+    return None if path is None else ca_certificates("TIDEGATE_TRITON_TLS_CA_FILE", path)
 
 
 def _policy(settings: Settings, services: Services) -> Policy:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -16,12 +16,15 @@ from gateway.access import GENERATE, Principal
 from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
+    InvalidRequest,
     ModelNotFound,
     PromptRejected,
     QuotaExceeded,
     TritonUnavailable,
+    UpstreamError,
 )
 from gateway.feedback import RatedAnswers
+from gateway.logprobs import LogprobGate
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
@@ -32,8 +35,9 @@ from gateway.tracing import Operation, RequestTrace, pieces, stage
 from gateway.traffic.admission import Admission
 from gateway.traffic.quotas import Lease, Quotas
 from gateway.triton import Delta, ModelInfo, TritonClient
-from gateway.triton.contract import Value
+from gateway.triton.contract import LATER, Value
 
+Values = dict[str, Value]
 CONTENT_FILTER = "content_filter"
 QUOTA = "quota"
 BYTES_A_TOKEN, TOKENS_A_MESSAGE = 4, 4
@@ -103,14 +107,27 @@ class Generation:
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
+        return await self.begin(await self.admit(principal, ask))
+
+    async def admit(self, principal: Principal, ask: Ask, answers: int = 1) -> Admitted:
+        """Everything before Triton, for so many answers to one prompt; each is then begun, or the rest released. Raises
+        :class:`gateway.errors.GatewayError`."""
         principal.require(GENERATE, ask.model)
         self._admission.require_time(ask.seconds_left())
-        lease = await self._lease(principal, ask)
+        leases: list[Lease] = []
         try:
-            return await self._ask(principal, ask, lease)
+            for _ in range(answers):
+                leases.append(await self._lease(principal, ask))
+            info = await self._info(ask.model)
+            _require_inputs(info, ask.parameters)
+            context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
+            with stage(ask.trace, "policy.input"):
+                prompt, decision = await self._checked(ask.prompt, info, context)
+            with stage(ask.trace, "template"):
+                values = {**_rendered(prompt, info), **ask.parameters}
+            return Admitted(principal, ask, leases, info, values, context, decision)
         except BaseException:
-            await lease.settle()
-            ask.headers.update(lease.headers)
+            await _released(ask, leases)
             raise
 
     async def _lease(self, principal: Principal, ask: Ask) -> Lease:
@@ -124,42 +141,67 @@ class Generation:
         ask.headers.update(lease.headers)
         return lease
 
-    async def _ask(self, principal: Principal, ask: Ask, lease: Lease) -> Answer:
-        """Check the prompt and ask Triton."""
-        info = await self._info(ask.model)
-        context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
-        with stage(ask.trace, "policy.input"):
-            prompt, decision = await self._checked(ask.prompt, info, context)
-        with stage(ask.trace, "template"):
-            values = {**_rendered(prompt, info), **ask.parameters}
+    async def begin(self, admitted: Admitted, number: int = 0, changes: Values | None = None) -> Answer:
+        """Ask Triton for answer ``number``, with ``changes`` of its parameters. All but a request's first answer take a
+        place of their own among those in flight: ``changes`` is None for that one. Raises
+        :class:`gateway.errors.GatewayError`."""
+        ask, lease, values = admitted.ask, admitted.leases[number], admitted.values | (changes or {})
         if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
             values["stream"] = True
-        seconds = ask.seconds_left()
-        record = self._record(principal, ask)
-        deltas = self._triton.generate(ask.model, ask.request_id, values, seconds, metadata=record.metadata)
-        guard = self._policy.output(replace(context, direction="output"))
-        verdicts = Verdicts(self._policy.policy.version, decision, guard) if ask.include_policy else None
-        answer = Answer(ask, lease, record, _guarded(deltas, guard, lease, ask.trace), verdicts)
-        version = await answer.wait_for_first()
-        self._telemetry.answered_by(ask.model, version, info)
-        if self._rated is not None:
-            self._rated.remember(principal.tenant, principal.subject, ask.request_id, ask.model, version)
-        return answer
+        try:
+            leave = None
+            if changes is not None:
+                self._admission.enter()
+                leave = self._admission.leave
+            seconds = ask.seconds_left()
+            record = self._record(admitted)
+            deltas = self._triton.generate(ask.model, ask.request_id, values, seconds, metadata=record.metadata)
+            policy = self._policy.policy.version
+            guard = self._policy.output(replace(admitted.context, direction="output"))
+            gate = LogprobGate(guard) if "logprobs" in values else None
+            verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
+            text = _guarded(deltas, guard, lease, gate, ask.trace)
+            answer = Answer(ask, lease, record, text, policy_version=policy, verdicts=verdicts, leave=leave)
+            self._began(admitted, await answer.wait_for_first())
+            return answer
+        except BaseException:
+            await _released(ask, [lease])
+            raise
 
-    def _record(self, principal: Principal, ask: Ask) -> AnswerRecord:
+    def _record(self, admitted: Admitted) -> AnswerRecord:
+        ask = admitted.ask
         operation: Operation = "chat" if ask.prompt.text is None else "text_completion"
         return self._telemetry.answering(
-            ask.model, principal.tenant, ask.accepted, ask.trace, operation=operation, parameters=ask.parameters
+            ask.model,
+            admitted.principal.tenant,
+            ask.accepted,
+            ask.trace,
+            operation=operation,
+            parameters=ask.parameters,
         )
 
+    def _began(self, admitted: Admitted, version: str) -> None:
+        """An answer has begun: count who gives it, and remember that it may be rated."""
+        ask, principal = admitted.ask, admitted.principal
+        self._telemetry.answered_by(ask.model, version, admitted.info)
+        if self._rated is not None:
+            self._rated.remember(principal.tenant, principal.subject, ask.request_id, ask.model, version)
+
     async def _info(self, model: str) -> ModelInfo:
-        """What the model says of itself. The gateway's own model is expected to be there: it is only away."""
+        """What the model says of itself. The gateway's own model is expected to be there: it is only away; another one
+        is there if it can be asked."""
         try:
             return await self._triton.info(model)
         except ModelNotFound:
             if model == self.default_model:
                 raise TritonUnavailable from None
             raise
+        except UpstreamError:
+            if model == self.default_model:
+                raise
+            raise ModelNotFound(
+                "this model does not generate text; GET /v1/models lists those that do", field="model"
+            ) from None
 
     async def _checked(self, prompt: Prompt, info: ModelInfo, context: Context) -> tuple[Prompt, InputDecision]:
         """The prompt as it may be asked. Special tokens are taken out before the check, so that they cannot hide a word
@@ -176,6 +218,23 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Admitted:
+    """A request that may be asked: a lease for each of its answers, its tensors, and what the policy said."""
+
+    principal: Principal
+    ask: Ask
+    leases: list[Lease]
+    info: ModelInfo
+    values: Values
+    context: Context
+    decision: InputDecision
+
+    async def release(self) -> None:
+        """Give back what no answer was begun for; what runs, or has ended, is charged. Safe to call again."""
+        await _released(self.ask, self.leases)
+
+
+@dataclass(frozen=True)
 class Verdicts:
     """What the policy found, for a client that asks."""
 
@@ -188,6 +247,23 @@ class Verdicts:
         return {"version": self.version, "input": self.input.report(), "output": self.output.report()}
 
 
+async def _released(ask: Ask, leases: Sequence[Lease]) -> None:
+    for lease in leases:
+        await lease.settle()
+        ask.headers.update(lease.headers)
+
+
+def _require_inputs(info: ModelInfo, parameters: dict[str, Value]) -> None:
+    """Raises :class:`InvalidRequest` for what the model's version is too old to take."""
+    missing = LATER.intersection(parameters) - info.inputs
+    if missing:
+        field = min(missing).removesuffix("_tokens").removesuffix("_values")
+        raise InvalidRequest(
+            f"{field}: the published version of this model does not take it; leave it out, or build the model again",
+            field=field,
+        )
+
+
 def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
     """The prompt in the model's form."""
     if prompt.text is not None:
@@ -197,7 +273,11 @@ def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
 
 
 async def _guarded(
-    deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Lease, trace: RequestTrace | None
+    deltas: AsyncIterator[Delta],
+    guard: OutputGuard,
+    lease: Lease,
+    gate: LogprobGate | None,
+    trace: RequestTrace | None,
 ) -> AsyncGenerator[Delta, None]:
     """The answer as it may leave. A blocked one ends with ``content_filter``, one that has used up its quota with
     ``quota``, and the model is stopped."""
@@ -211,10 +291,11 @@ async def _guarded(
                 text = await guard.feed(delta.text)
                 if not guard.blocked and reason:
                     text += await guard.finish()
+            logprobs = gate.passed(delta, text) if gate is not None else ()
             if guard.blocked:
-                yield replace(delta, text=text, finish_reason=CONTENT_FILTER)
+                yield replace(delta, text=text, finish_reason=CONTENT_FILTER, logprobs=logprobs)
                 return
-            yield replace(delta, text=text, finish_reason=reason)
+            yield replace(delta, text=text, finish_reason=reason, logprobs=logprobs)
             if reason == QUOTA:
                 return
     finally:
@@ -233,10 +314,14 @@ class Answer:
         lease: Lease,
         record: AnswerRecord,
         deltas: AsyncIterator[Delta],
+        *,
+        policy_version: str,
         verdicts: Verdicts | None = None,
+        leave: Callable[..., None] | None = None,
     ) -> None:
         self._ask, self._lease = ask, lease
         self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
+        self.policy_version, self._leave = policy_version, leave
         self._record, self._deltas = record, deltas
         self._failed = False
         self._first: Delta | None = None
@@ -285,3 +370,6 @@ class Answer:
             await self._lease.settle()
             self._ask.headers.update(self._lease.headers)
         self._record.ended(self.last, failed=self._failed)
+        if self._leave is not None:
+            self._leave(served=self.last is not None and bool(self.last.finish_reason))
+            self._leave = None

@@ -21,6 +21,7 @@ from gateway.app import create_app
 from gateway.protocol import bounded
 from gateway.settings import Settings
 from gateway.telemetry import configure_logging, sharing
+from gateway.tls import Certificate
 from gateway.traffic.drain import Drain
 from gateway.workers import Workers, listen
 
@@ -52,6 +53,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, wait for what runs, cut it before the grace is over."""
+        self._drain.close(self._grace)
         seconds = max(self._grace - CUT_BEFORE_SECONDS, 0.0)
         cutting = asyncio.get_running_loop().call_later(seconds, self._drain.cut)
         await super().shutdown(sockets)
@@ -81,9 +83,9 @@ def serve(settings: Settings, listen_fd: int | None = None, place: int | None = 
         sharing.keep_to_itself()
     else:
         sharing.share(place)
-    drain = Drain()
+    drain, certificate = Drain(), _certificate(settings)
     config = uvicorn.Config(
-        create_app(settings, drain),
+        create_app(settings, drain, certificate),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -92,8 +94,15 @@ def serve(settings: Settings, listen_fd: int | None = None, place: int | None = 
         server_header=False,
         proxy_headers=False,
         log_config=None,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate.context(),
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )
     sockets = None if listen_fd is None else [socket.socket(fileno=listen_fd)]
     Server(config, drain, settings.shutdown_delay_seconds, settings.shutdown_grace_seconds).run(sockets=sockets)
     return 0
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return Certificate(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)

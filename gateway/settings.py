@@ -36,8 +36,29 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=1, le=65535, description="port to listen on")
+    grpc_port: int = Field(0, ge=0, le=65535, description="port of the gRPC door (docs/grpc.md); 0 is none")
+    grpc_host: str | None = Field(None, description="address of the gRPC door, if not that of the HTTP one")
+    grpc_max_message_bytes: int = Field(
+        64 << 20, ge=1, description="largest message of a model that is not text; for text max_body_bytes counts"
+    )
+    grpc_max_streams: int = Field(1024, ge=1, description="ModelStreamInfer streams open at once, idle ones too")
+    grpc_requests_per_stream: int = Field(16, ge=1, description="requests of one stream that are answered at once")
+    grpc_text_tensors: dict[str, list[str]] = Field(
+        {},
+        description="JSON: for a model, the only tensors of its that are text; `[]` is none. Elsewhere all BYTES are",
+    )
+    tls_cert_file: Path | None = Field(
+        None, description="certificate chain (PEM) of both doors; read again when it changes"
+    )
+    tls_key_file: Path | None = Field(None, description="its private key (PEM)")
+    tls_client_ca_file: Path | None = Field(
+        None, description="clients must show a certificate from one of these (PEM), on both doors"
+    )
     workers: int = Field(1, ge=1, le=64, description="processes that answer on the one port")
     triton_url: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
+    triton_tls_ca_file: Path | None = Field(
+        None, description="speak TLS to Triton, whose certificate must come from one of these (PEM)"
+    )
     model: str = Field("generate", min_length=1, description="name of the model in Triton")
     jwt_algorithm: Algorithm = Field("HS256", description="the one algorithm that tokens may use")
     jwt_key: SecretStr | None = Field(None, description="secret of at least 32 bytes (HS…), or public key (PEM)")
@@ -134,6 +155,14 @@ class Settings(BaseSettings):
     def has_key(self) -> bool:
         """Whether one key for all tokens is configured."""
         return self.jwt_key is not None or self.jwt_key_file is not None
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Settings:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("TIDEGATE_TLS_CERT_FILE and TIDEGATE_TLS_KEY_FILE are set together or not at all")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError("TIDEGATE_TLS_CLIENT_CA_FILE needs TIDEGATE_TLS_CERT_FILE and TIDEGATE_TLS_KEY_FILE")
+        return self
 
     def verification_key(self) -> str:
         """The key's text. Raises ValueError naming the setting when there is none or its file cannot be read."""

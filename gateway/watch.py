@@ -13,7 +13,7 @@ async def watching(
     seconds: float, fingerprint: Callable[[], object], reload: Callable[[], Awaitable[object]]
 ) -> AsyncIterator[None]:
     """While the block runs, ``reload`` when ``fingerprint``, looked at every so many ``seconds``, is another one.
-    Never, if 0. The first one is taken at once; a reload may change what is looked at."""
+    Never, if 0. The first one is taken at once. A reload may change what is looked at; then it is called once more."""
     if not seconds:
         yield
         return
@@ -34,7 +34,7 @@ async def _watch(
         now = await asyncio.to_thread(fingerprint)
         if now != seen:
             await reload()
-            seen = await asyncio.to_thread(fingerprint)
+            seen = now  # not what is there now: it may have changed while it was read
 
 
 def stamps(paths: Iterable[Path]) -> tuple[object, ...]:

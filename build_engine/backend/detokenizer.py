@@ -119,15 +119,24 @@ class TextStream:
     """Detokenizer and stop sequences of one request."""
 
     def __init__(self, tokenizer: Tokenizer, special_ids: frozenset[int], stops: Sequence[str]) -> None:
-        self._detokenizer = Detokenizer(tokenizer, special_ids)
+        self._detokenizer, self._special = Detokenizer(tokenizer, special_ids), special_ids
         self._stops = StopMatcher(stops)
+        self.decoded = 0
+        """Whole characters so far, before stop sequences hold or take any."""
+
+    def is_special(self, token: int) -> bool:
+        """Whether ``token`` has no text."""
+        return token in self._special
 
     def push(self, token: int) -> tuple[str, bool]:
         """Text to emit now, and whether a stop sequence ended the text."""
         piece = self._detokenizer.push(token)
+        self.decoded += len(piece)
         return self._stops.push(piece) if piece else ("", False)
 
     def finish(self) -> tuple[str, bool]:
         """The rest of the text. True when the rest completed a stop sequence."""
-        text, stopped = self._stops.push(self._detokenizer.finish())
+        piece = self._detokenizer.finish()
+        self.decoded += len(piece)
+        text, stopped = self._stops.push(piece)
         return (text, True) if stopped else (text + self._stops.finish(), False)

@@ -61,6 +61,8 @@ class GraphFacts:
     context_length: int
     kv_cache_precision: str
     block_size: int
+    activation_group: int
+    """Features that share a scale when activations are quantised at run time; 0: they are not."""
 
     @classmethod
     def read(cls, path: Path) -> GraphFacts:
@@ -176,9 +178,7 @@ def open_engine(
         "KV_CACHE_PRECISION": facts.kv_cache_precision,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        # int8 weights multiply activations that are quantised at run time in groups of this many features. The
-        # plug-in's default group made a worse text than this one and was slower; a float32 graph ignores it.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 64,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": facts.activation_group,
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from .engine import TokenIds
+from .grammar import MAX_SCHEMA_BYTES
+from .logprobs import MAX_ALTERNATIVES
 from .sampling import SamplingParams
 
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -22,6 +24,8 @@ MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_TEMPERATURE = 100.0
 MAX_PENALTY = 100.0
+MAX_BIASES = 1024
+MAX_BIAS = 100.0
 
 
 class RequestError(Exception):
@@ -47,6 +51,9 @@ class GenerateRequest:
     stream: bool
     ignore_eos: bool
     add_special_tokens: bool
+    logprobs: int | None
+    """How many alternatives to name beside each token's own log-probability; None for neither."""
+    json_schema: str | None
 
 
 def parse(tensors: Tensors) -> GenerateRequest:
@@ -65,11 +72,14 @@ def parse(tensors: Tensors) -> GenerateRequest:
             repetition_penalty=_number(tensors, "repetition_penalty", 1.0, above=0.0, most=MAX_PENALTY),
             frequency_penalty=_number(tensors, "frequency_penalty", 0.0, least=-MAX_PENALTY, most=MAX_PENALTY),
             presence_penalty=_number(tensors, "presence_penalty", 0.0, least=-MAX_PENALTY, most=MAX_PENALTY),
+            logit_bias=_biases(tensors),
         ),
         stop=_stops(tensors),
         stream=bool(_one(tensors, "stream", True)),
         ignore_eos=bool(_one(tensors, "ignore_eos", False)),
         add_special_tokens=bool(_one(tensors, "add_special_tokens", True)),
+        logprobs=_logprobs(tensors),
+        json_schema=_schema(tensors),
     )
 
 
@@ -125,6 +135,42 @@ def _stops(tensors: Tensors) -> tuple[str, ...]:
                 f"takes sequences of 1 to {MAX_STOP_CHARACTERS} characters, not {len(stop)}; shorten it",
             )
     return stops
+
+
+def _logprobs(tensors: Tensors) -> int | None:
+    if "logprobs" not in tensors:
+        return None
+    value = int(_one(tensors, "logprobs", 0))
+    if not 0 <= value <= MAX_ALTERNATIVES:
+        raise _invalid("logprobs", f"must be 0 to {MAX_ALTERNATIVES}, not {value}; ask for fewer alternatives")
+    return value
+
+
+def _biases(tensors: Tensors) -> tuple[tuple[int, float], ...]:
+    ids, values = (
+        [] if name not in tensors else tensors[name].reshape(-1).tolist()
+        for name in ("logit_bias_tokens", "logit_bias_values")
+    )
+    if len(ids) != len(values) or len(ids) > MAX_BIASES:
+        raise _invalid("logit_bias", f"takes at most {MAX_BIASES} tokens and as many values; send fewer")
+    if not all(-MAX_BIAS <= value <= MAX_BIAS for value in values):
+        raise _invalid("logit_bias", f"takes values from {-MAX_BIAS:g} to {MAX_BIAS:g}; scale them")
+    return tuple(zip(map(int, ids), map(float, values), strict=True))
+
+
+def require_tokens(biases: tuple[tuple[int, float], ...], vocab_size: int) -> None:
+    """Raises RequestError for a bias on a token that the model does not have."""
+    if any(not 0 <= token < vocab_size for token, _ in biases):
+        raise _invalid("logit_bias", f"names a token that is not one of the model's 0 to {vocab_size - 1}")
+
+
+def _schema(tensors: Tensors) -> str | None:
+    if "json_schema" not in tensors:
+        return None
+    value = bytes(_one(tensors, "json_schema", b""))
+    if len(value) > MAX_SCHEMA_BYTES:
+        raise _invalid("json_schema", f"takes at most {MAX_SCHEMA_BYTES} bytes, not {len(value)}; make it smaller")
+    return _text("json_schema", value)
 
 
 class Prompts:

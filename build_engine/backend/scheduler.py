@@ -14,24 +14,37 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from .detokenizer import TextStream
 from .engine import Engine, EngineError, Row, TokenIds
+from .grammar import GrammarFailed
+from .logprobs import TokenLog, TokenLogprob
 from .sampling import RowSampler, sample
 
 log = logging.getLogger(__name__)
 
 FinishReason = Literal["", "stop", "length"]
-FailCode = Literal["engine_failed", "cancelled"]
+FailCode = Literal["engine_failed", "cancelled", "invalid_input"]
 
 CANCEL_POLL_SECONDS = 0.02
+Line = npt.NDArray[np.float32]
 
 
 class Sink(Protocol):
     """Where one request's text goes. Its methods must not raise."""
 
-    def emit(self, text: str, reason: FinishReason, prompt_tokens: int, completion_tokens: int) -> None:
-        """Text that follows what was emitted before. A ``reason`` other than "" makes it the last call."""
+    def emit(
+        self,
+        text: str,
+        reason: FinishReason,
+        prompt_tokens: int,
+        completion_tokens: int,
+        logprobs: Many[TokenLogprob] = (),
+    ) -> None:
+        """Text that follows what was emitted before, and its tokens, if they were asked for. A ``reason`` other than ""
+        makes it the last call.
+        """
 
     def fail(self, code: FailCode, text: str) -> None:
         """The request ends without a result. The last call."""
@@ -73,6 +86,8 @@ class Sequence:
     text: TextStream
     stop_ids: frozenset[int]
     sink: Sink
+    log: TokenLog | None = None
+    """For a request that wants to know how likely its tokens were."""
     engine_id: int = -1
     fed: int = 0
     """Tokens of the prompt that are in the cache."""
@@ -237,27 +252,39 @@ class Scheduler:
             if not sequence.decoding:
                 sequence.fed += row.tokens.size
                 self._totals.prompt_tokens += row.tokens.size
-        for sequence, token in zip(sampling, tokens, strict=True):
+        for sequence, token, line in zip(sampling, tokens, logits, strict=True):
             if isinstance(token, EngineError):
                 self._fail(sequence, token)
                 self._totals.engine_errors += 1
+            elif isinstance(token, GrammarFailed):
+                self._retire(sequence)
+                sequence.sink.fail("invalid_input", "json_schema became too complex while text was made; simplify it")
             else:
-                self._advance(sequence, token)
+                self._advance(sequence, token, line)
 
-    def _advance(self, sequence: Sequence, token: int) -> None:
-        """Turn a sampled token into text, and end the sequence when it was the last."""
+    def _advance(self, sequence: Sequence, token: int, line: Line) -> None:
+        """Turn a sampled token into text, and end the sequence when it was the last. ``line`` are the logits
+        that it was sampled from.
+        """
         sequence.last = token
         sequence.completion += 1
         self._totals.completion_tokens += 1
         text, stopped = ("", True) if token in sequence.stop_ids else sequence.text.push(token)
+        if sequence.log is not None and token not in sequence.stop_ids and not sequence.text.is_special(token):
+            sequence.log.add(line, token, sequence.text.decoded)
+        complete = sequence.sampler.complete
         reason: FinishReason = "stop" if stopped else ""
-        if token in sequence.stop_ids or (not stopped and sequence.completion == sequence.max_tokens):
+        if token in sequence.stop_ids or (not stopped and (complete or sequence.completion == sequence.max_tokens)):
             rest, found = sequence.text.finish()
-            text, reason = text + rest, "stop" if stopped or found else "length"
+            text, reason = text + rest, "stop" if stopped or found or complete else "length"
         if reason:
             self._retire(sequence)
         if text or reason:
-            sequence.sink.emit(text, reason, sequence.prompt.size, sequence.completion)
+            logprobs: Many[TokenLogprob] = ()
+            if sequence.log is not None:
+                sequence.log.decoded(sequence.text.decoded)
+                logprobs = sequence.log.take(len(text))
+            sequence.sink.emit(text, reason, sequence.prompt.size, sequence.completion, logprobs)
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
         log.error("engine failed: %s", error)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
+
+from .runner import Scores, open_runner
 
 
 class TritonPythonModel:
@@ -24,12 +24,7 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self._labels = np.array([label.encode() for label in json.loads(parameters["labels"])], dtype=object)
         self._tokenizer = Tokenizer.from_file(str(version / "tokenizer.json"))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(parameters["threads"]) or os.cpu_count() or 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(
-            str(version / "engine" / "model.onnx"), options, ["CPUExecutionProvider"]
-        )
+        self._runner = open_runner(version / "engine", int(parameters["threads"]) or os.cpu_count() or 1)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request, in order. ``text`` ``[n, 1]`` -> ``label`` and ``score`` ``[n, 1]``, ``scores``
@@ -47,16 +42,12 @@ class TritonPythonModel:
             place += size
         return responses
 
-    def _scores(self, texts: list[str]) -> npt.NDArray[np.float32]:
+    def _scores(self, texts: list[str]) -> Scores:
         encoded = self._tokenizer.encode_batch(texts)
-        feed = {
-            "input_ids": np.array([each.ids for each in encoded], np.int64),
-            "mask": np.array([each.attention_mask for each in encoded], bool),
-        }
-        scores: npt.NDArray[np.float32] = self._session.run(["scores"], feed)[0]
-        return scores
+        ids = np.array([each.ids for each in encoded], np.int64)
+        return self._runner.run(ids, np.array([each.attention_mask for each in encoded], bool))
 
-    def _response(self, scores: npt.NDArray[np.float32]) -> Any:
+    def _response(self, scores: Scores) -> Any:
         best = scores.argmax(axis=1)
         tensors = [
             pb_utils.Tensor("label", self._labels[best][:, None]),

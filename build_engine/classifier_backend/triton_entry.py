@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from tidegate_classifier.model import TritonPythonModel  # type: ignore[import-not-found]
+from tidegate_classifier.classifier_backend.model import TritonPythonModel  # type: ignore[import-not-found]
 
 __all__ = ["TritonPythonModel"]

@@ -20,9 +20,25 @@ from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-MEASURED = ("/generate", "/generate_stream", "/feedback")
-INSTANT = ("/feedback",)
+MEASURED = (
+    "/generate",
+    "/generate_stream",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/moderations",
+    "/v1/models",
+    "/feedback",
+)
+"""Paths that want to know who asks."""
+INSTANT = ("/v1/moderations", "/v1/models", "/v1/models/{model}", "/feedback")
 """Those that ask no model: they say nothing of how fast one is."""
+
+
+def route_of(path: str) -> str | None:
+    """The route of a measured path, as metrics name it."""
+    if path in MEASURED:
+        return path
+    return "/v1/models/{model}" if path.startswith("/v1/models/") else None
 
 
 class RequestContext:
@@ -43,8 +59,8 @@ class RequestContext:
         began = time.monotonic()
         state = scope.setdefault("state", {})
         state |= {"request_id": _request_id(scope), "accepted": began, "fields": {}, "headers": {}}
-        measured = scope["path"] in MEASURED
-        state["trace"] = self._begin_trace(scope) if measured and self._tracer is not None else None
+        route = route_of(scope["path"])
+        state["trace"] = self._begin_trace(scope, route) if route is not None else None
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -60,7 +76,7 @@ class RequestContext:
 
         admitted = False
         try:
-            if measured:
+            if route is not None:
                 self._admission.enter()
                 admitted = True
                 self._telemetry.in_flight.inc()
@@ -74,26 +90,29 @@ class RequestContext:
                 await respond(InternalError(), scope, receive, send_with_id)
         finally:
             if admitted:
-                served = status == 200 and state.get("outcome", "ok") == "ok" and scope["path"] not in INSTANT
+                served = status == 200 and state.get("outcome", "ok") == "ok" and route not in INSTANT
                 self._admission.leave(served=served)
                 self._telemetry.in_flight.dec()
-            self._finish(scope, status, time.monotonic() - began)
+            self._finish(scope, route or "other", status, time.monotonic() - began)
 
-    def _begin_trace(self, scope: Scope) -> RequestTrace:
-        assert self._tracer is not None, "only with a tracer"  # noqa: S101 - its caller looks
+    def _begin_trace(self, scope: Scope, route: str) -> RequestTrace | None:
+        if self._tracer is None:
+            return None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        return self._tracer.begin(scope["method"], scope["path"], headers)
+        attributes = {"http.request.method": scope["method"], "http.route": route}
+        return self._tracer.begin(f"{scope['method']} {route}", attributes, headers)
 
-    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+    def _finish(self, scope: Scope, route: str, status: int, seconds: float) -> None:
         state = scope["state"]
-        route = scope["path"] if scope["path"] in MEASURED else "other"
         outcome = state.get("outcome", "ok" if 0 < status < 400 else "client_closed" if not status else "refused")
         trace: RequestTrace | None = state["trace"]
         if route != "other":
             self._telemetry.served(route, outcome, seconds, trace)
         if trace is not None:
             state["fields"]["trace_id"] = trace.trace_id
-            trace.end(status or ClientClosed.http_status, outcome)
+            status = status or ClientClosed.http_status
+            failed = status >= 500 or (status == 200 and outcome not in ("ok", ClientClosed.code))
+            trace.end(outcome, failed=failed, http_status=status)
         level = logging.DEBUG if route == "other" and status < 400 else logging.INFO
         if LOGGER.isEnabledFor(level):
             fields: dict[str, Any] = {
@@ -116,7 +135,7 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http" and scope["path"] in MEASURED:
+        if scope["type"] == "http" and route_of(scope["path"]) is not None:
             try:
                 with stage(scope["state"]["trace"], "access"):
                     given, api_key = _only(scope, b"authorization"), _only(scope, b"x-api-key")

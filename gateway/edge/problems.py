@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: one body, whoever raised."""
+"""Errors as HTTP answers: one body, whoever raised; under /v1/ it has OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Receive, Scope, Send
 
+from gateway.edge.openai_problems import PREFIX as OPENAI
+from gateway.edge.openai_problems import openai_error, status_of
 from gateway.errors import (
     GatewayError,
     InvalidField,
@@ -36,6 +38,8 @@ def response_of(error: GatewayError, request: Request) -> JSONResponse:
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="tidegate"'
     request.scope["state"]["outcome"] = error.code
+    if request.scope["path"].startswith(OPENAI):
+        return JSONResponse(openai_error(error, request.scope["path"]), status_of(error), headers)
     body = error_body(error, request.scope["state"]["request_id"])
     return JSONResponse(body, error.http_status, headers)
 

@@ -23,8 +23,9 @@ CREATE TABLE IF NOT EXISTS answers (
 CREATE INDEX IF NOT EXISTS answers_ends ON answers (ends);
 """
 WRITE = """
-INSERT INTO answers VALUES (?, ?, ?, ?, 0)
-ON CONFLICT (key) DO UPDATE SET model = excluded.model, version = excluded.version, ends = excluded.ends WHERE NOT rated
+INSERT INTO answers VALUES (?, ?, ?, ?, 0) ON CONFLICT (key) DO UPDATE
+SET model = excluded.model, version = excluded.version, ends = excluded.ends, rated = 0
+WHERE NOT answers.rated OR answers.ends <= ?
 """
 
 
@@ -47,9 +48,10 @@ class SqliteAnswers:
 
     def write(self, answers: list[Remembered]) -> None:
         """See :class:`gateway.feedback.rated.AnswerStore`."""
-        ends = self._clock() + self._seconds
+        now = self._clock()
+        rows = [(each.key, each.model, each.version, now + self._seconds, now) for each in answers]
         with self._lock, _translated(), self._transaction():
-            self._database.executemany(WRITE, [(each.key, each.model, each.version, ends) for each in answers])
+            self._database.executemany(WRITE, rows)
             if self._writes % SWEPT_EVERY == 0:
                 self._sweep()
             self._writes += 1

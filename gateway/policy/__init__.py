@@ -2,9 +2,10 @@
 
 verdict     the words that every check shares
 folds       what is the same to a list           alignment  when a text is an entry
-scan        in pieces                            matcher    at once
+trie        the entries                          scan       in pieces
+matcher     at once                              wordset    lists that share a matcher
 patterns    regular expressions, in pieces       personal   the shipped ones
 rules       lists and patterns together: a whole text's spans, a stream's masked text
-config      the policy file                      compiled   made ready
+config      the policy file                      compiled   made ready          aside  in another process
 engine      what the use case asks
 """

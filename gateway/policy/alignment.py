@@ -19,15 +19,14 @@ a stream, and "could this still become a match" is the question whether an align
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.policy.folds import HARD, IDEOGRAPH, IGNORED, LETTER, SIGN, SPACE, Folds, Unit
+from gateway.policy.trie import BLANK, HAS_BLANK, Starts, Trie
 
 MAX_GAP = 8
 LONG_ENTRY = 8  # letters from which an entry's own separators may be left out
 MANY = 3  # letters from which rules for separators at every place apply
-NODE_SHIFT = 21
 
 # What an alignment has met so far, as bits.
 (LATIN_GAP, LATIN_PLAIN, LATIN_WIDE, PHRASE_GAP, IDEOGRAPH_PLAIN, SQUASHED, SIGN_LETTER, SIGN_GAP, REPEATED, LOWER,
@@ -39,7 +38,8 @@ GAP_WIDE, GAP_HARD, GAP_SIGN = 1 << 8, 1 << 9, 1 << 10
 
 class State(NamedTuple):
     """A live alignment: its place in the trie, the last unit's kind and entry character, the separators since
-    (count and bits), the length of the run of one letter in the text and in the entry, and how many letters are digits.
+    (count and bits), the length of the run of one letter in the text and in the entry, how many letters are digits,
+    and the root that it began at.
     """
 
     node: int
@@ -50,7 +50,11 @@ class State(NamedTuple):
     run: int
     entry_run: int
     digits: int
-    held: bool
+    root: int
+
+
+_state: Any = tuple.__new__
+"""Makes a :class:`State` at once; most are made for nothing, one a character."""
 
 
 class Match(NamedTuple):
@@ -63,71 +67,49 @@ class Match(NamedTuple):
     alone: bool
 
 
-@dataclass
-class Trie:
-    """Entries by their folded characters. ``edges`` maps ``node << 21 | character`` to a node; ``ends`` a node to the
-    entries that end there. There are four roots: entries that hold back text or not, whole words or not."""
+class Alignment:
+    """The rules over one trie."""
 
-    folds: Folds
-    edges: dict[int, int] = field(default_factory=dict)
-    ends: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    lengths: list[int] = field(default_factory=list)
-    """Letters of each entry, separators not counted."""
-    whole: list[bool] = field(default_factory=list)
-    nodes: int = 4
+    def __init__(self, folds: Folds, trie: Trie) -> None:
+        self.folds, self.trie = folds, trie
 
-    @staticmethod
-    def root(whole_word: bool, holds: bool) -> int:
-        """The root of a kind of entry."""
-        return 2 * whole_word + holds
-
-    def add(self, folded: str, whole_word: bool, holds: bool) -> int:
-        """Add an entry; returns its number."""
-        node = self.root(whole_word, holds)
-        for character in folded:
-            key = node << NODE_SHIFT | ord(character)
-            child = self.edges.get(key)
-            if child is None:
-                child = self.edges[key] = self.nodes
-                self.nodes += 1
-            node = child
-        number = len(self.lengths)
-        self.ends[node] = (*self.ends.get(node, ()), number)
-        self.lengths.append(len(folded.replace(" ", "")))
-        self.whole.append(whole_word)
-        return number
-
-    def start(self, unit: Unit, in_word: bool, in_row: bool = False) -> list[State]:
+    def start(self, unit: Unit, starts: Starts, in_word: bool, in_row: bool) -> list[State]:
         """The alignments that begin with ``unit``; ``in_word`` if a letter or digit stands before it, ``in_row`` if it
         is the same letter."""
         found = []
+        flags = -1
         for character, digit in unit.stands_for:
-            for root in (0, 1) if in_word and unit.kind != IDEOGRAPH else (0, 1, 2, 3):
-                child = self.edges.get(root << NODE_SHIFT | character)
-                if child is not None:
+            for root, node in starts.get(character, ()):
+                if root & 1 and in_word and unit.kind != IDEOGRAPH:
+                    continue
+                if flags < 0:
                     flags = (LOWER if unit.lower else 0) | (SIGN_LETTER if unit.kind == SIGN else 0)
                     flags |= IN_ROW if in_row else 0
-                    found.append(State(child, character, unit.kind, flags, 0, 1, 1, digit, root % 2 == 1))
+                found.append(_state(State, (node, character, unit.kind, flags, 0, 1, 1, digit, root)))
         return found
 
     def step(self, states: list[State], unit: Unit) -> list[State]:
         """The alignments that go on over ``unit``."""
-        if unit.kind == IGNORED:
+        kind = unit.kind
+        if kind == IGNORED:
             return states
         found: list[State] = []
+        labels, child = self.trie.labels, self.trie.child
         for state in states:
-            if unit.kind <= SIGN:
-                gapped = self._separate(state, unit.kind)
+            if kind == IDEOGRAPH and not (labels[state.node] & HAS_BLANK or child(state.node, unit.stands_for[0][0])):
+                continue  # what nearly always happens
+            if kind <= SIGN:
+                gapped = self._separate(state, kind)
                 if gapped is not None:
                     found.append(gapped)
-            if unit.kind >= SIGN and not (unit.kind == SIGN and state.flags & SIGN_GAP):
+            if kind >= SIGN and not (kind == SIGN and state.flags & SIGN_GAP):
                 self._letter(state, unit, found)
         return list(dict.fromkeys(found)) if len(found) > 1 else found
 
     def _separate(self, state: State, kind: int) -> State | None:
         """The alignment with one more separator behind its last letter."""
         count = state.gap & 0xFF
-        own = (state.node << NODE_SHIFT | 0x20) in self.edges
+        own = self.trie.labels[state.node] & HAS_BLANK
         if count == MAX_GAP or (kind == SIGN and state.flags & (SIGN_LETTER | REPEATED)):
             return None
         if not own and (not self.folds.separators or state.flags & REPEATED):
@@ -138,31 +120,43 @@ class Trie:
         return state._replace(gap=(state.gap & ~0xFF | bits) | (count + 1), flags=flags)
 
     def _letter(self, state: State, unit: Unit, found: list[State]) -> None:
-        flags = state.flags | (LOWER if unit.lower else 0) | (SIGN_LETTER if unit.kind == SIGN else 0)
+        node, child = state.node, self.trie.child
+        blank = child(node, BLANK) if self.trie.labels[node] & HAS_BLANK else 0
         same = unit.kind == LETTER == state.kind and not state.gap
         stands = unit.stands_for
         if unit.capital_i and state.flags & LOWER:
             stands = (*stands, (0x6C, 0))
         for character, digit in stands:
             runs_on = same and character == state.previous
-            run, entry_run = (state.run + 1, state.entry_run + 1) if runs_on else (1, 1)
-            closed = runs_on or self._run_ok(state)
-            if not runs_on:
+            inner = child(node, character)
+            if not (inner or blank or runs_on):
+                continue
+            flags = state.flags | (LOWER if unit.lower else 0) | (SIGN_LETTER if unit.kind == SIGN else 0)
+            run, entry_run = 1, 1
+            if runs_on:
+                run, entry_run = self._longer(state)
+            else:
                 flags &= ~IN_ROW
-            child = self.edges.get(state.node << NODE_SHIFT | character)
-            if child is not None and closed:
-                inner = self._inside(flags, state, unit.kind)
-                if inner is not None:
-                    found.append(State(child, character, unit.kind, inner, 0, run, entry_run, state.digits + digit,
-                                       state.held))  # fmt: skip
-            blank = self.edges.get(state.node << NODE_SHIFT | 0x20)
-            if blank is not None and self._run_ok(state):
-                child = self.edges.get(blank << NODE_SHIFT | character)
-                outer = self._between(flags, state)
-                if child is not None and outer is not None:
-                    found.append(State(child, character, unit.kind, outer, 0, 1, 1, state.digits + digit, state.held))
+            digits = state.digits + digit
+            if inner and (runs_on or self._run_ok(state)):
+                within = self._inside(flags, state, unit.kind)
+                if within is not None:
+                    found.append(State(inner, character, unit.kind, within, 0, run, entry_run, digits, state.root))
+            outer = child(blank, character) if blank and self._run_ok(state) else 0
+            if outer:
+                between = self._between(flags, state)
+                if between is not None:
+                    found.append(State(outer, character, unit.kind, between, 0, 1, 1, digits, state.root))
             if runs_on and self.folds.repeat and not flags & UNREPEATABLE:
-                found.append(state._replace(flags=flags | REPEATED, run=state.run + 1))
+                found.append(state._replace(flags=flags | REPEATED, run=run, entry_run=min(state.entry_run, entry_run)))
+
+    def _longer(self, state: State) -> tuple[int, int]:
+        """The runs with one more letter. From ``repeat`` letters on they fit whatever they are, and count as one and
+        the same: a long row has few states."""
+        run, repeat = state.run + 1, self.folds.repeat
+        if not repeat:
+            return 1, 1  # as long as the entry's, always
+        return (run, state.entry_run + 1) if run < repeat else (repeat, 1)
 
     def _run_ok(self, state: State) -> bool:
         return state.run == state.entry_run or state.run >= self.folds.repeat > 0
@@ -197,14 +191,13 @@ class Trie:
 
     def matches(self, state: State) -> list[Match]:
         """The entries that end with ``state``'s last letter."""
-        ends = self.ends.get(state.node)
-        if not ends or state.gap or not self._run_ok(state):
+        if state.gap or not self.trie.ends[state.node] or not self._run_ok(state):
             return []
         flags = state.flags
         spaced = bool(flags & SPACED_OUT) or bool(flags & LATIN_GAP and not flags & LATIN_PLAIN)
         found = []
-        for number in ends:
-            length = self.lengths[number]
+        for number in self.trie.entries(state.node):
+            length = self.trie.length(number)
             if state.digits and length - state.digits < 2:
                 continue
             if flags & SQUASHED and length < LONG_ENTRY:
@@ -213,6 +206,6 @@ class Trie:
                 continue
             if flags & PHRASE_GAP and length < MANY:
                 continue
-            whole = self.whole[number] and state.kind != IDEOGRAPH
+            whole = self.trie.is_whole(number) and state.kind != IDEOGRAPH
             found.append(Match(number, whole or spaced, spaced, spaced and length == MANY))
         return found

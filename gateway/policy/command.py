@@ -96,8 +96,7 @@ def _lint(path: Path, benign: Path | None) -> int:
     except PolicyError as error:
         print(f"refused: {error}")
         return 1
-    demoted = sum(len(each.demoted) for each in policy.lists)
-    print(f"accepted as {policy.version}" + (f"; {demoted} entries only flag" if demoted else ""))
+    print(f"accepted as {policy.version}" + (f"; {policy.demoted} entries only flag" if policy.demoted else ""))
     return 0
 
 

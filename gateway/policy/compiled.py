@@ -1,13 +1,14 @@
-"""A policy made ready: the rules of each direction and tenant. Whoever has the same lists with the same actions shares
-them, so a tenant costs memory only for what is different.
+"""A policy made ready: the rules of each direction and tenant. All tenants share the lists; only what a match means is
+a tenant's own.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from gateway.policy import lint, moderators, pinyin
@@ -21,8 +22,9 @@ from gateway.policy.matcher import Entry, Matcher
 from gateway.policy.moderators import Services
 from gateway.policy.patterns import PatternError, Rule, compile_rule
 from gateway.policy.personal import shipped
-from gateway.policy.rules import Mask, Meaning, Rules, build_words
+from gateway.policy.rules import Mask, Meaning, Rules
 from gateway.policy.verdict import Action, Direction
+from gateway.policy.wordset import Kind, WordSet, make_words
 
 
 @dataclass(frozen=True)
@@ -35,32 +37,21 @@ class Listed:
     demoted: frozenset[int] = frozenset()
     """Numbers of lines that are too ordinary to block and only flag."""
 
-    def acts(self, line: Line, override: Action | None = None) -> Action:
-        """What a match of ``line`` does."""
-        action = override or line.action or self.part.action
+    def acts(self, line: Line) -> Action:
+        """What a match of ``line`` does, for those without an override."""
+        action = line.action or self.part.action
         return "flag" if action == "block" and line.number in self.demoted else action
-
-    def entries(self, override: Action | None) -> list[tuple[Entry, Meaning]]:
-        """What is looked for and what it means. ``override`` replaces every action of the list."""
-        whole = self.part.match == "word"
-        found = []
-        for line in self.lines:
-            action = self.acts(line, override)
-            meaning = Meaning(self.part.name, line.category or self.part.category, action)
-            holds = action != "flag"
-            found.append((Entry(line.word, whole, holds), meaning))
-            if self.part.pinyin:
-                found += [(Entry(each.text, each.whole_word, holds), meaning) for each in pinyin.spellings(line.word)]
-        return found
 
 
 @dataclass
 class Policy:
-    """One version of a policy, ready for use. ``digest`` is the SHA-256 of everything it was made from."""
+    """One version of a policy, ready for use. ``digest`` is the SHA-256 of everything it was made from; ``demoted``
+    counts entries that are too ordinary to block and only flag."""
 
     file: PolicyFile
     digest: str
-    lists: tuple[Listed, ...]
+    words: tuple[WordSet, ...]
+    demoted: int
     patterns: tuple[tuple[PatternPart, Rule], ...]
     allow: Matcher | None
     moderators: tuple[Guarded, ...] = ()
@@ -71,25 +62,26 @@ class Policy:
         """The policy's own word, and the beginning of its digest."""
         return f"{self.file.version}@{self.digest[:12]}"
 
+    @cached_property
+    def categories(self) -> frozenset[str]:
+        """Every reason that lists, patterns and classifiers can give; a moderator of another kind may have its own."""
+        listed = (kind.category or kind.source for each in self.words for kind in each.table)
+        patterns = (part.category or part.called for part, _ in self.patterns)
+        parts = (part for part in self.file.moderators if part.kind == "triton")
+        labels = (label.category or name for part in parts for name, label in part.labels.items())
+        return frozenset([*listed, *patterns, *labels])
+
     def rules(self, direction: Direction, tenant: str) -> Rules:
         """What is looked for in what ``tenant`` asks or is answered."""
-        part = self.file.tenants.get(tenant)
-        actions: Mapping[str, Action] = part.actions if part is not None else {}
-        key = tuple(
-            (listed.part.name, actions.get(listed.part.name))
-            for listed in self.lists
-            if self._applies(listed.part, direction, actions)
-        ) + tuple(
-            (part.called, actions.get(part.called, part.action)) for part, _ in self.patterns if direction in part.apply
-        )
+        actions = self._actions(tenant)
+        key = (direction, *sorted(actions.items()))
         if key not in self._rules:
             self._rules[key] = self._make(direction, actions)
         return self._rules[key]
 
     def judges(self, direction: Direction, tenant: str) -> tuple[tuple[Guarded, Action | None], ...]:
         """The moderators for what ``tenant`` asks or is answered, each with the tenant's own action for it."""
-        part = self.file.tenants.get(tenant)
-        actions: Mapping[str, Action] = part.actions if part is not None else {}
+        actions = self._actions(tenant)
         return tuple(
             (each, actions.get(each.name))
             for each in self.moderators
@@ -102,22 +94,19 @@ class Policy:
             self.rules("input", tenant)
             self.rules("output", tenant)
 
-    @staticmethod
-    def _applies(part: ListPart, direction: Direction, actions: Mapping[str, Action]) -> bool:
-        return direction in part.apply and actions.get(part.name) != "allow"
+    def _actions(self, tenant: str) -> Mapping[str, Action]:
+        part = self.file.tenants.get(tenant)
+        return part.actions if part is not None else {}
 
     def _make(self, direction: Direction, actions: Mapping[str, Action]) -> Rules:
-        by_folds: dict[Folds, list[tuple[Entry, Meaning]]] = defaultdict(list)
-        for listed in self.lists:
-            if self._applies(listed.part, direction, actions):
-                by_folds[listed.part.folds.folds()] += listed.entries(actions.get(listed.part.name))
+        words = (each.under(actions) for each in self.words if direction in each.apply)
         active = [
             (rule, Meaning(part.called, part.category, actions.get(part.called, part.action)))
             for part, rule in self.patterns
             if direction in part.apply and actions.get(part.called) != "allow"
         ]
         return Rules(
-            tuple(build_words(entries, folds) for folds, entries in by_folds.items()),
+            tuple(each for each in words if each is not None),
             tuple(rule for rule, _ in active),
             tuple(meaning for _, meaning in active),
             self.allow,
@@ -144,8 +133,33 @@ def compile_policy(file: PolicyFile, folder: Path, name: str, services: Services
     if len(categories) > MOST_CATEGORIES:
         raise PolicyError(f"{name}: {len(categories)} categories; at most {MOST_CATEGORIES}, they label metrics")
     digest.update("\n".join(words).encode())
-    judges = tuple(moderators.make(part, services, folder) for part in file.moderators) if services is not None else ()
-    return Policy(file, digest.hexdigest(), lists, _patterns(file, name), allow, judges)
+    demoted = sum(len(each.demoted) for each in lists)
+    policy = Policy(file, digest.hexdigest(), _word_sets(lists), demoted, _patterns(file, name), allow)
+    return policy if services is None else with_moderators(policy, folder, services)
+
+
+def with_moderators(policy: Policy, folder: Path, services: Services) -> Policy:
+    """The policy with the moderators that its file asks for. Raises :class:`PolicyError`."""
+    judges = tuple(moderators.make(part, services, folder) for part in policy.file.moderators)
+    return replace(policy, moderators=judges)
+
+
+def _word_sets(lists: Iterable[Listed]) -> tuple[WordSet, ...]:
+    """Lists with the same folds and directions together."""
+    found: dict[tuple[Folds, tuple[Direction, ...]], list[tuple[Entry, Kind]]] = defaultdict(list)
+    groups: dict[tuple[str, Action, bool], int] = {}
+    for listed in lists:
+        part = listed.part
+        entries = found[part.folds.folds(), tuple(sorted(set(part.apply)))]
+        for line in listed.lines:
+            demoted = line.number in listed.demoted
+            key = (part.name, line.action or part.action, demoted)
+            kind = Kind(*key, line.category or part.category, groups.setdefault(key, len(groups)))
+            entries.append((Entry(line.word, part.match == "word", kind.group), kind))
+            if part.pinyin:
+                others = pinyin.spellings(line.word)
+                entries += [(Entry(each.text, each.whole_word, kind.group), kind) for each in others]
+    return tuple(make_words(entries, folds, apply) for (folds, apply), entries in found.items())
 
 
 def read_lists(file: PolicyFile, folder: Path, name: str) -> list[Listed]:
@@ -202,7 +216,7 @@ def read_allow(part: AllowPart | None, folder: Path) -> tuple[Matcher | None, li
     if part is None:
         return None, []
     words = [*part.words, *([line.word for line in read_list(folder / part.file)] if part.file else [])]
-    entries = [Entry(word, part.match == "word", False) for word in words]
+    entries = [Entry(word, part.match == "word") for word in words]
     return (Matcher(entries) if entries else None), words
 
 

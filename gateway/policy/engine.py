@@ -13,7 +13,13 @@ from typing import Any, Protocol
 from gateway.policy.compiled import Policy
 from gateway.policy.judging import Judge, Judged
 from gateway.policy.output import OutputGuard
+from gateway.policy.rules import Rules
 from gateway.policy.verdict import Action, Context, Direction, Span, strictest
+
+LONG_CHARACTERS = 20_000
+"""Longer inputs are checked in a thread, so that nobody else waits for them."""
+MOST_RECORDED = 100
+"""Matches of one decision that the record lists; it says how many there are."""
 
 
 class Observer(Protocol):
@@ -69,7 +75,10 @@ class PolicyEngine:
         """Whether ``texts``, all that a user wrote, may be asked."""
         policy = self.policy
         rules = policy.rules("input", context.tenant)
-        spans = [rules.check(text) for text in texts]
+        if sum(map(len, texts)) > LONG_CHARACTERS:
+            spans = await asyncio.to_thread(_spans, rules, texts)
+        else:
+            spans = _spans(rules, texts)
         action = strictest(span.action for each in spans for span in each)
         redacted = [rules.redacted(text, each) if each else text for text, each in zip(texts, spans, strict=True)]
         judged: tuple[Judged, ...] = ()
@@ -110,7 +119,7 @@ class PolicyEngine:
             return True
         found = [
             {"source": span.source, "category": span.category, "action": span.action, "length": span.end - span.start}
-            for span in spans
+            for span in spans[:MOST_RECORDED]
         ]
         entry = {
             "request_id": context.request_id,
@@ -119,6 +128,11 @@ class PolicyEngine:
             "direction": context.direction,
             "action": action,
             "matches": found,
+            **({"matches_in_all": len(spans)} if len(spans) > MOST_RECORDED else {}),
             "moderators": [each.public() for each in judged],
         }
         return self._recorder.record(entry) or not self._unrecorded_blocks
+
+
+def _spans(rules: Rules, texts: Sequence[str]) -> list[list[Span]]:
+    return [rules.check(text) for text in texts]

@@ -38,6 +38,10 @@ SEPARATOR, LETTER_BIT, SIGN_BIT, SEVERAL = 1 << 28, 1 << 29, 1 << 30, 1 << 31
 """In the rough table: no letter; a letter that may be repeated; a sign; several units, to be looked up one by one."""
 _VARIANT_SHIFT = 21
 _VARIANTS = {each: 1 + index for index, each in enumerate(sorted(chr(code) for code in COARSE))}
+CAPITAL_I = _VARIANTS["I"] << _VARIANT_SHIFT | LETTER_BIT | ord("i")
+
+
+MOST_KNOWN = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Folds:
         return [each.name for each in fields(self) if getattr(self, each.name)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """One unit of a text. ``stands_for`` are pairs of an entry's character and whether a digit plays it."""
 
@@ -79,20 +83,23 @@ class Folding:
         self.folds = folds
         self._traditional = read_table("traditional") if folds.traditional else {}
         self._lookalikes = read_table("lookalikes") if folds.lookalikes else {}
-        self._units: dict[str, tuple[Unit, ...]] = {}
+        self.known: dict[str, tuple[Unit, ...]] = {}
         self._coarse: npt.NDArray[np.uint32] | None = None
 
     def units(self, character: str) -> tuple[Unit, ...]:
         """What one character is, in order; remembered."""
-        units = self._units.get(character)
+        units = self.known.get(character)
         if units is None:
-            units = self._units[character] = tuple(self._unit(each, character) for each in self._letters(character))
+            if len(self.known) >= MOST_KNOWN:  # somebody sends all of Unicode
+                self.known.clear()
+            units = self.known[character] = tuple(self._unit(each, character) for each in self._letters(character))
         return units
 
     def _letters(self, character: str) -> str:
         """The character as others: compatibility forms, simplified, without accents, lower case, look-alikes."""
         folds = self.folds
-        text = unicodedata.normalize("NFKC", character) if folds.width and character not in PHRASE_ENDS else character
+        text = self._lookalikes.get(character, character)
+        text = unicodedata.normalize("NFKC", text) if folds.width and text not in PHRASE_ENDS else text
         text = "".join(self._traditional.get(each, each) for each in text)
         if folds.lookalikes:
             text = "".join(self._lookalikes.get(each, each) for each in text)
@@ -165,7 +172,7 @@ class Folding:
         special = [ord(each) for each in self._traditional]
         for code in [*rest, *range(0x2F800, 0x2FA20), *special, *range(0xE0000, 0xE0200)]:
             table[code] = self._coarse_of(chr(code))
-        self._units.clear()
+        self.known.clear()
         return table
 
     def _coarse_of(self, character: str) -> int:
@@ -179,13 +186,13 @@ class Folding:
 
 def rough(unit: Unit) -> int:
     """A unit's place in the rough table: two units with one code may be taken for each other, and only equal units have
-    equal values."""
+    equal values (but a capital I has :data:`CAPITAL_I`, since it may be taken for two letters)."""
     if unit.kind == IGNORED:
         return 0
     if unit.kind < SIGN:
         return SEPARATOR
     flags = {SIGN: SIGN_BIT, LETTER: LETTER_BIT}.get(unit.kind, 0)
-    variant = _VARIANTS.get(unit.character, 0) << _VARIANT_SHIFT
+    variant = _VARIANTS.get("I" if unit.capital_i else unit.character, 0) << _VARIANT_SHIFT
     return ord(unit.character.translate(COARSE)) | variant | flags
 
 

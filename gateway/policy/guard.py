@@ -25,6 +25,12 @@ class GuardObserver(Protocol):
     def checked(self, moderator: str, outcome: Outcome, seconds: float) -> None:
         """A check ended: with an action, or with what went wrong."""
 
+    def let_through(self, moderator: str, outcome: Outcome) -> None:
+        """A check failed, and the text passes all the same, as configured."""
+
+    def breaker(self, moderator: str, is_open: bool) -> None:
+        """The breaker opened, or closed."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -59,6 +65,7 @@ class Guarded:
         self._inside = 0
         self._failures = 0
         self._open_until = 0.0
+        observer.breaker(name, is_open=False)
 
     async def check(self, segment: str, context: Context) -> Verdict:
         """The moderator's verdict, or the configured one if it cannot be had. Only a cancellation passes through."""
@@ -73,6 +80,8 @@ class Guarded:
             )
             verdict, outcome = self._failed("failed")
         self._observer.checked(self.name, outcome, self._clock() - began)
+        if verdict.error and verdict.action != "block":
+            self._observer.let_through(self.name, outcome)
         return verdict
 
     async def _attempt(self, segment: str, context: Context) -> tuple[Verdict, Outcome]:
@@ -93,7 +102,7 @@ class Guarded:
             return self._failed("deadline") if left >= self._limits.deadline_seconds else self._without("deadline")
         finally:
             self._inside -= 1
-        self._failures = 0
+        self._count(0)
         return verdict, verdict.action
 
     async def _in_turn(self, segment: str, context: Context) -> Verdict:
@@ -101,10 +110,15 @@ class Guarded:
             return await self._moderator.check(segment, context)
 
     def _failed(self, outcome: Outcome) -> tuple[Verdict, Outcome]:
-        self._failures += 1
+        self._count(self._failures + 1)
         if self._failures >= self._limits.failures:
             self._open_until = self._clock() + self._limits.cool_down_seconds
         return self._without(outcome)
+
+    def _count(self, failures: int) -> None:
+        was_open, self._failures = self._failures >= self._limits.failures, failures
+        if was_open != (failures >= self._limits.failures):
+            self._observer.breaker(self.name, not was_open)
 
     def _without(self, outcome: Outcome) -> tuple[Verdict, Outcome]:
         return Verdict(self._limits.on_error, error=outcome), outcome

@@ -62,7 +62,7 @@ class Judge:
 
     def _masked(self, segment: str, spans: list[Span]) -> str:
         parts, place = [], 0
-        for start, end, category in merged(spans):
+        for start, end, category, _ in merged(spans):
             parts += [segment[place:start], self._mask.over(segment[start:end], category)]
             place = end
         return "".join([*parts, segment[place:]])

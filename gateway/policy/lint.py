@@ -33,16 +33,14 @@ def score(
     lines: Sequence[Line], folds: Folds, whole_words: bool, texts: Sequence[str], allow: Matcher | None
 ) -> list[Score]:
     """The entries that hit any of ``texts``, most ordinary first. What ``allow`` cancels is no hit."""
-    matcher = Matcher([Entry(line.word, whole_words, False) for line in lines], folds)
+    matcher = Matcher([Entry(line.word, whole_words) for line in lines], folds)
     hits: Counter[int] = Counter()
     for text in texts:
-        found = matcher.find(text)
+        found = {(each.start, each.end, matcher.entry(each.entry)) for each in matcher.find(text)}
         if found and allow is not None:
             allowed = [(each.start, each.end) for each in allow.find(text)]
-            found = [
-                each for each in found if not any(start <= each.start and each.end <= end for start, end in allowed)
-            ]
-        hits.update({matcher.entry(each.entry) for each in found})
+            found = {each for each in found if not any(first <= each[0] and each[1] <= end for first, end in allowed)}
+        hits.update({place for _, _, place in found})
     return [Score(lines[place], count, len(texts)) for place, count in hits.most_common()]
 
 

@@ -7,8 +7,8 @@ over.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gateway.policy.errors import PolicyError
 from gateway.policy.verdict import ACTIONS, Action
@@ -18,8 +18,7 @@ MOST_CATEGORIES = 64
 """Of one policy: categories are labels of metrics."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One entry of a list, and where it stands."""
 
     word: str

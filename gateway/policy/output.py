@@ -17,6 +17,7 @@ from gateway.policy.segments import Segmenter
 from gateway.policy.verdict import Action, Context, Span, strictest
 
 BEFORE_CHARACTERS = 400
+BEFORE_RULES = 32
 
 
 class OutputGuard:
@@ -29,7 +30,7 @@ class OutputGuard:
         judges: Sequence[tuple[Guarded, Action | None]],
         ended: Callable[[OutputGuard], None],
     ) -> None:
-        self._context, self._ended, self._over = context, ended, False
+        self._context, self._rules, self._ended, self._over = context, rules, ended, False
         self._stream = RuleStream(rules)
         holding = [each for each in judges if each[0].holds]
         later = [each for each in judges if not each[0].holds]
@@ -61,6 +62,13 @@ class OutputGuard:
         """For the response, when asked for: what was found and where, never the text."""
         matches = [span.public() for span in self.spans]
         return {"action": self.action, "matches": matches, "moderators": [each.public() for each in self.judged]}
+
+    def may_follow(self, before: str, text: str) -> bool:
+        """Whether ``text`` could be shown behind ``before`` (of which the end counts): lists and patterns find nothing
+        in it that would not leave."""
+        before = before[-BEFORE_RULES:]
+        spans = self._rules.check(before + text)
+        return not any(span.action != "flag" and span.end > len(before) for span in spans)
 
     async def feed(self, piece: str) -> str:
         """What may leave now."""

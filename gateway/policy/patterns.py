@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import regex
 
 LONGEST, LOOK_BEHIND = 256, 32
+PROBES, PROBE_SECONDS = "aZ0 -._@中", 0.5
 _parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 
 
@@ -66,7 +67,20 @@ def compile_rule(name: str, pattern: str, first: str = "", check: Callable[[str]
     for ahead, width in _looks(tree):
         if width > (1 if ahead else LOOK_BEHIND):
             raise PatternError(f"'{name}' looks further than 1 character ahead or {LOOK_BEHIND} back")
+    if _backtracks(compiled, pattern):
+        raise PatternError(f"'{name}' takes too long on some texts; do not repeat what is repeated: (a{{1,9}}){{1,9}}")
     return Rule(name, compiled, longest, frozenset(first), check)
+
+
+def _backtracks(compiled: regex.Pattern[str], pattern: str) -> bool:
+    """Whether a long row of one character, or of one and a blank, keeps the expression busy."""
+    characters = dict.fromkeys([*PROBES, *(each for each in pattern if each.isalnum())])
+    for text in (each * LONGEST + "\0" for letter in characters for each in (letter, letter + " ")):
+        try:
+            compiled.search(text, timeout=PROBE_SECONDS)
+        except TimeoutError:
+            return True
+    return False
 
 
 def _looks(tree: Any) -> Iterator[tuple[bool, int]]:
@@ -89,16 +103,15 @@ def _parts(argument: Any) -> Iterator[Any]:
 
 def find(rules: Sequence[Rule], text: str) -> list[Hit]:
     """Every match in a whole text."""
-    scan = PatternScan(rules)
-    return scan.feed(text) + scan.finish()
+    return PatternScan(rules, text).finish()
 
 
 class PatternScan:
-    """One text, in pieces."""
+    """One text, in pieces; the first may be given at once."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], text: str = "") -> None:
         self._rules = rules
-        self._text = ""
+        self._text = text
         self._dropped = 0
         self._next = [0] * len(rules)
         everything = any(not rule.first for rule in rules)
@@ -109,14 +122,17 @@ class PatternScan:
         """Characters read."""
         return self._dropped + len(self._text)
 
-    def copy(self) -> PatternScan:
-        """The same place in the same text, to go on from twice."""
-        twin = PatternScan(self._rules)
-        twin._text, twin._dropped, twin._next = self._text, self._dropped, list(self._next)
-        return twin
-
     def feed(self, piece: str) -> list[Hit]:
-        """Read on; returns the matches that are certain now."""
+        """Read on; returns the matches that are certain now, and says of each since which character: what is found in
+        a longer piece is looked for once more, a character at a time."""
+        text, dropped, places = self._text, self._dropped, list(self._next)
+        found = self._feed(piece)
+        if found and len(piece) > 1:
+            self._text, self._dropped, self._next = text, dropped, places
+            found = [hit for character in piece for hit in self._feed(character)]
+        return found
+
+    def _feed(self, piece: str) -> list[Hit]:
         idle = min(self._next, default=0) == self.position or not self._rules
         self._text += piece
         if idle and self._first is not None and self._first.isdisjoint(piece):
@@ -155,8 +171,8 @@ class PatternScan:
                 place = match.start() + 1
                 if rule.check(match.group()):
                     place = match.end()
-                    certain = min(self._dropped + match.end() + 1, self.position)
-                    found.append(Hit(number, self._dropped + match.start(), self._dropped + match.end(), certain))
+                    first, end = self._dropped + match.start(), self._dropped + match.end()
+                    found.append(Hit(number, first, end, self.position))
             self._next[number] = self._dropped + place
         return found
 

@@ -1,11 +1,11 @@
 """A policy whose files change is read anew and takes the old one's place, without a dropped request.
 
-It is made ready in a thread, so requests go on meanwhile; a policy that cannot be used changes nothing and is counted.
+It is built aside (:mod:`gateway.policy.aside`), so requests go on meanwhile; a policy that cannot be used changes
+nothing and is counted.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway import watch
-from gateway.policy.compiled import Policy, load_policy
+from gateway.policy.aside import load_aside
+from gateway.policy.compiled import Policy
 from gateway.policy.engine import PolicyEngine
 from gateway.policy.errors import PolicyError
 from gateway.policy.moderators import Services
@@ -49,7 +50,7 @@ async def watching(
 async def reload(path: Path, engine: PolicyEngine, observer: ReloadObserver, services: Services | None = None) -> bool:
     """Read the policy anew and let it take over; False if it cannot be used."""
     try:
-        policy = await asyncio.to_thread(load_policy, path, services)
+        policy = await load_aside(path, services)
     except PolicyError as error:
         LOGGER.error("the policy on disk cannot be used; the old one stays", extra={"fields": {"reason": str(error)}})
         observer.reloaded(None)
@@ -63,6 +64,6 @@ async def reload(path: Path, engine: PolicyEngine, observer: ReloadObserver, ser
 
 def fingerprint(path: Path, policy: Policy) -> tuple[object, ...]:
     """What changes when one of the policy's files does."""
-    names = [each.part.file for each in policy.lists] + [policy.file.allow.file if policy.file.allow else None]
+    names = [each.file for each in policy.file.lists] + [policy.file.allow.file if policy.file.allow else None]
     files = [path, *(path.parent / name for name in names if name)]
     return watch.stamps(files)

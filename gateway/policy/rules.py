@@ -7,16 +7,18 @@ something to judge, so what leaves is the same however the text was cut.
 
 from __future__ import annotations
 
+import sys
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
-from gateway.policy.folds import Folds
-from gateway.policy.matcher import Entry, Matcher
-from gateway.policy.patterns import PatternScan, Rule
+from gateway.policy.matcher import Matcher, Selection
+from gateway.policy.patterns import Hit, PatternScan, Rule
 from gateway.policy.patterns import find as find_patterns
-from gateway.policy.scan import Scan
+from gateway.policy.scan import Found
 from gateway.policy.verdict import Action, Span
 
 
@@ -43,14 +45,19 @@ class Mask:
 
 @dataclass(frozen=True)
 class Words:
-    """Entries with the same folds, and what a match of each means."""
+    """Entries with the same folds, and what a match of each means: ``kinds`` by entry number are places in
+    ``meanings``. ``selection`` is what of the matcher's entries is looked for at all."""
 
     matcher: Matcher
-    meanings: Sequence[Meaning]
+    selection: Selection
+    kinds: Sequence[int]
+    meanings: Sequence[Meaning | None]
 
-    def meaning(self, number: int) -> Meaning:
-        """Of a match's entry number."""
-        return self.meanings[self.matcher.entry(number)]
+    def span(self, text: str, found: Found) -> Span:
+        """A match as a span of ``text``."""
+        meaning = self.meanings[self.kinds[found.entry]]
+        assert meaning is not None, "only what is selected is found"  # noqa: S101 - a contract of Matcher
+        return _span(found.start, _with_marks(text, found.end), meaning)
 
 
 @dataclass(frozen=True)
@@ -65,22 +72,18 @@ class Rules:
 
     def check(self, text: str) -> list[Span]:
         """The spans of a whole text, in order."""
-        spans = {
-            _span(found.start, _with_marks(text, found.end), words.meaning(found.entry))
-            for words in self.words
-            for found in words.matcher.find(text)
-        }
+        spans = {words.span(text, found) for words in self.words for found in words.matcher.find(text, words.selection)}
         for hit in find_patterns(self.patterns, text) if self.patterns else ():
             spans.add(_span(hit.start, _with_marks(text, hit.end), self.pattern_meanings[hit.rule]))
         if spans and self.allow is not None:
-            allowed = [(found.start, found.end) for found in self.allow.find(text)]
-            spans = {each for each in spans if not _inside(each, allowed)}
+            allowed = self.allow.find(text)
+            spans = without(spans, [(found.start, _with_marks(text, found.end)) for found in allowed])
         return sorted(spans, key=lambda each: (each.start, each.end, each.source))
 
     def redacted(self, text: str, spans: Iterable[Span]) -> str:
         """``text`` with the stretches that are to be redacted masked."""
         parts, place = [], 0
-        for start, end, category in merged(each for each in spans if each.action == "redact"):
+        for start, end, category, _ in merged(each for each in spans if each.action == "redact"):
             parts += [text[place:start], self.mask.over(text[start:end], category)]
             place = end
         return "".join([*parts, text[place:]])
@@ -101,16 +104,29 @@ def _is_mark(character: str) -> bool:
     return character > "\u02ff" and unicodedata.category(character) in ("Mn", "Me")
 
 
-def _inside(span: Span, allowed: Iterable[tuple[int, int]]) -> bool:
-    return any(start <= span.start and span.end <= end for start, end in allowed)
+def without(spans: Iterable[Span], allowed: Iterable[tuple[int, int]]) -> set[Span]:
+    """The spans that are not inside one of ``allowed``."""
+    firsts: list[int] = []
+    furthest: list[int] = []  # the end that any of those that begin up to here reaches
+    for start, end in sorted(allowed):
+        firsts.append(start)
+        furthest.append(max(end, furthest[-1] if furthest else 0))
+    kept = set()
+    for span in spans:
+        place = bisect_right(firsts, span.start)
+        if not place or furthest[place - 1] < span.end:
+            kept.add(span)
+    return kept
 
 
 class Stretch(NamedTuple):
-    """Redacted text: overlapping spans as one, with the first one's category."""
+    """Redacted text: overlapping spans as one, with the category of the one that begins first (the longest of those),
+    which ends at ``first_end``."""
 
     start: int
     end: int
     category: str
+    first_end: int
 
 
 def merged(spans: Iterable[Span]) -> list[Stretch]:
@@ -120,17 +136,21 @@ def merged(spans: Iterable[Span]) -> list[Stretch]:
         if stretches and span.start < stretches[-1].end:
             stretches[-1] = stretches[-1]._replace(end=max(stretches[-1].end, span.end))
         else:
-            stretches.append(Stretch(span.start, span.end, span.category))
+            stretches.append(Stretch(span.start, span.end, span.category, span.end))
     return stretches
 
 
-@dataclass
-class _Place:
-    """How far a stream has been read; copied so that a piece can be read again a character at a time."""
-
-    scans: list[Scan]
-    patterns: PatternScan | None
-    allow: Scan | None
+def with_span(stretches: Sequence[Stretch], span: Span) -> list[Stretch]:
+    """The same with one span more."""
+    one = Stretch(span.start, span.end, span.category, span.end)
+    apart = []
+    for each in stretches:
+        if each.start < one.end and one.start < each.end:
+            first = min(each, one, key=lambda stretch: (stretch.start, -stretch.first_end))
+            one = first._replace(end=max(each.end, one.end))
+        else:
+            apart.append(each)
+    return sorted([*apart, one])
 
 
 class RuleStream:
@@ -138,17 +158,16 @@ class RuleStream:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._place = _Place(
-            [words.matcher.scan() for words in rules.words],
-            PatternScan(rules.patterns) if rules.patterns else None,
-            rules.allow.scan() if rules.allow is not None else None,
-        )
+        self._scans = [(words, words.matcher.scan(words.selection)) for words in rules.words]
+        self._patterns = PatternScan(rules.patterns) if rules.patterns else None
+        self._pattern_holds = [meaning.action != "flag" for meaning in rules.pattern_meanings]
+        self._allow = rules.allow.scan() if rules.allow is not None else None
         self._text, self._released, self._read = "", 0, 0
         self._masked = False
         self._unsure: list[Span] = []
+        self._unsure_first = self._unsure_held = sys.maxsize
         self._allowed: list[tuple[int, int]] = []
-        self._redact: list[Span] = []
-        self._pattern_holds = [meaning.action != "flag" for meaning in rules.pattern_meanings]
+        self._redact: list[Stretch] = []
         self.spans: list[Span] = []
         self.blocked: Span | None = None
 
@@ -162,96 +181,95 @@ class RuleStream:
         if self.blocked is not None or not piece:
             return ""
         self._text += piece
-        before = self._copy() if len(piece) > 1 else None
-        found = self._advance(piece)
-        if before is None or not (found or self._unsure):
+        found = [  # what is certain within ``piece``, and from which character on: the same however the text is cut
+            (match.certain, words.span("", match)) for words, scan in self._scans for match in scan.feed(piece)
+        ]
+        if self._patterns is not None:
+            found += [(hit.certain, self._pattern_span(hit)) for hit in self._patterns.feed(piece)]
+        if not (found or self._unsure):
             self._read += len(piece)
-            return self._judge(found)
-        self._place, out = before, []
-        for character in piece:
-            found = self._advance(character)
-            self._read += 1
-            out.append(self._judge(found))
-            if self.blocked is not None:
-                break
-        return "".join(out)
+            if self._allow is not None:
+                self._read_allowed(piece)
+        elif self._allow is None:
+            self._read += len(piece)
+            for _, together in groupby(sorted(found, key=_certain), key=_certain):
+                self._take(span for _, span in together)
+        else:
+            for character in piece:
+                self._read += 1
+                self._read_allowed(character)
+                self._judge(span for certain, span in found if certain == self._read)
+        return self._release(self._limit())
 
     def finish(self) -> str:
         """Nothing follows: the rest."""
         if self.blocked is not None:
             return ""
-        found = [
-            _span(match.start, match.end, words.meaning(match.entry))
-            for words, scan in zip(self._rules.words, self._place.scans, strict=True)
-            for match in scan.finish()
-        ]
-        if self._place.patterns is not None:
-            found += [
-                _span(hit.start, hit.end, self._rules.pattern_meanings[hit.rule])
-                for hit in self._place.patterns.finish()
-            ]
-        if self._place.allow is not None:
-            self._allowed += [(match.start, match.end) for match in self._place.allow.finish()]
-        return self._judge(found)
-
-    def _copy(self) -> _Place:
-        place = self._place
-        return _Place(
-            [scan.copy() for scan in place.scans],
-            place.patterns.copy() if place.patterns is not None else None,
-            place.allow.copy() if place.allow is not None else None,
-        )
-
-    def _advance(self, piece: str) -> list[Span]:
-        found = [
-            _span(match.start, match.end, words.meaning(match.entry))
-            for words, scan in zip(self._rules.words, self._place.scans, strict=True)
-            for match in scan.feed(piece)
-        ]
-        if self._place.patterns is not None:
-            found += [
-                _span(hit.start, hit.end, self._rules.pattern_meanings[hit.rule])
-                for hit in self._place.patterns.feed(piece)
-            ]
-        if self._place.allow is not None:
-            self._allowed += [(match.start, match.end) for match in self._place.allow.feed(piece)]
-        return found
-
-    def _judge(self, found: list[Span]) -> str:
-        """Take what is certain, and release what nothing can change any more."""
-        unsure = [*self._unsure, *found]
-        if unsure:
-            allow = self._place.allow
-            settled = allow.oldest() if allow is not None else self._read
-            self._unsure = [each for each in unsure if each.start >= settled] if allow is not None else []
-            certain = [each for each in unsure if each not in self._unsure and not _inside(each, self._allowed)]
-            self._take(certain)
-            if self.blocked is not None:
-                return self._release(self.blocked.start)
+        found = [words.span("", match) for words, scan in self._scans for match in scan.finish()]
+        if self._patterns is not None:
+            found += [self._pattern_span(hit) for hit in self._patterns.finish()]
+        if self._allow is not None:
+            self._allowed += [(match.start, match.end) for match in self._allow.finish()]
+        self._judge(found)
         return self._release(self._limit())
 
-    def _take(self, certain: list[Span]) -> None:
+    def _pattern_span(self, hit: Hit) -> Span:
+        return _span(hit.start, hit.end, self._rules.pattern_meanings[hit.rule])
+
+    def _read_allowed(self, piece: str) -> None:
+        matches = self._allow.feed(piece) if self._allow is not None else ()
+        if matches:
+            needed = min(self._released, self._unsure_first)
+            self._allowed = [each for each in self._allowed if each[1] > needed]
+            self._allowed += [(match.start, match.end) for match in matches]
+
+    def _judge(self, found: Iterable[Span]) -> None:
+        """Take what no allowed word can cancel any more."""
+        self._doubt(found)
+        settled = self._allow.oldest() if self._allow is not None else self._read
+        if self._unsure and settled > self._unsure_first:
+            unsure, self._unsure = self._unsure, []
+            self._unsure_first = self._unsure_held = sys.maxsize
+            self._doubt(each for each in unsure if each.start >= settled)
+            self._take(without((each for each in unsure if each.start < settled), self._allowed))
+
+    def _doubt(self, spans: Iterable[Span]) -> None:
+        for span in spans:
+            self._unsure.append(span)
+            self._unsure_first = min(self._unsure_first, span.start)
+            if span.action != "flag":
+                self._unsure_held = min(self._unsure_held, span.start)
+
+    def _take(self, certain: Iterable[Span]) -> None:
+        """What became certain at one character; nothing counts behind what blocks."""
+        if self.blocked is not None:
+            return
         for span in sorted(set(certain), key=lambda each: (each.action != "block", each.start, each.end)):
             self.spans.append(span)
             if span.action == "block":
                 self.blocked = span
                 return
             if span.action == "redact":
-                self._redact.append(span)
+                self._redact = with_span(self._redact, span)
 
     def _limit(self) -> int:
         """The first character that may not leave yet."""
+        if self.blocked is not None:
+            return self.blocked.start
         limit = self._read
-        for words, scan in zip(self._rules.words, self._place.scans, strict=True):
-            limit = min(limit, scan.oldest(words.matcher.holds))
-        if self._place.patterns is not None:
-            limit = min(limit, self._place.patterns.oldest(self._pattern_holds))
-        return min([limit, *(each.start for each in self._unsure if each.action != "flag")])
+        for _, scan in self._scans:
+            first = scan.oldest()
+            limit = min(limit, first)
+        if self._patterns is not None:
+            limit = min(limit, self._patterns.oldest(self._pattern_holds))
+        return min(limit, self._unsure_held)
 
     def _release(self, limit: int) -> str:
         """The text up to ``limit``, masked. A label waits until its whole stretch may leave."""
+        if not self._redact:
+            return self._cut(limit)
         out: list[str] = []
-        for stretch in merged(self._redact):
+        for stretch in self._redact:
             if stretch.start >= limit:
                 break
             if self._rules.mask.label is not None and stretch.end > limit and self.blocked is None:
@@ -282,7 +300,5 @@ class RuleStream:
         return text
 
 
-def build_words(entries: Iterable[tuple[Entry, Meaning]], folds: Folds) -> Words:
-    """Entries with the same folds, made ready."""
-    pairs = list(entries)
-    return Words(Matcher([entry for entry, _ in pairs], folds), [meaning for _, meaning in pairs])
+def _certain(found: tuple[int, Span]) -> int:
+    return found[0]

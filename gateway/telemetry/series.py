@@ -36,6 +36,9 @@ class Series:
     def _requests(self) -> None:
         self.requests = self._counter("requests", "Requests by route and outcome code", "route", "outcome")
         self.in_flight = self._gauge("requests_in_flight", "Requests being served", "livesum")
+        self.grpc_streams = self._gauge(
+            "grpc_streams_open", "ModelStreamInfer streams that are open, idle ones too", "livesum"
+        )
         self.duration = self._histogram("request_duration_seconds", "Accepted to last byte, by route", "route")
 
     def _answers(self) -> None:
@@ -103,6 +106,12 @@ class Series:
         self.moderator_seconds = self._histogram(
             "moderator_duration_seconds", "Checks of moderators by outcome", "moderator", "outcome"
         )
+        self.failed_open = self._counter(
+            "policy_failed_open", "Checks that failed while their text passed, as on_error says", "moderator", "outcome"
+        )
+        self.breaker_open = self._gauge(
+            "moderator_breaker_open", "1 while a moderator is left alone after failures", "livemax", "moderator"
+        )
         self.audit_lost = self._gauge("audit_lost_records", "Records of decisions that could not be written", "sum")
         self.policy_info = self._gauge("policy_info", "1 for the policy in force", "livemax", "version")
         self.policy_reloads = self._counter("policy_reloads", "Policies read anew, by outcome", "outcome")
@@ -131,6 +140,11 @@ class Series:
             "When the first API key in force expires; 0 without one",
             "livemax",
         )
+
+        self.certificate_expiry = self._gauge(
+            "certificate_expiry_timestamp_seconds", "When the doors' certificate ends; NaN without TLS", "livemin"
+        )
+        self.certificate_expiry.set(float("nan"))
 
     def _quotas(self) -> None:
         self.quota_refusals = self._counter("quota_refusals", "Requests refused by a quota, by limit", "limit")

@@ -89,6 +89,14 @@ class Telemetry(Series):
         """A moderator's check ended."""
         self.moderator_seconds.labels(moderator, outcome).observe(seconds)
 
+    def let_through(self, moderator: str, outcome: str) -> None:
+        """A check failed, and the text passes all the same."""
+        self.failed_open.labels(moderator, outcome).inc()
+
+    def breaker(self, moderator: str, is_open: bool) -> None:
+        """A moderator's breaker opened or closed."""
+        self.breaker_open.labels(moderator).set(is_open)
+
     def record_lost(self) -> None:
         """A record of a decision could not be written."""
         self.audit_lost.inc()

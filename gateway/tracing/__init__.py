@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal, Protocol
 
-Parameter = str | int | float | bool | list[str]
+Parameter = str | int | float | bool | list[str] | list[int] | list[float]
 Operation = Literal["chat", "text_completion"]
 """As the conventions for generative AI name it."""
 Metadata = tuple[tuple[str, str], ...]
@@ -65,14 +65,14 @@ class RequestTrace(Protocol):
     def triton(self, model: str, operation: Operation, parameters: Mapping[str, Parameter]) -> TritonSpan:
         """The call to Triton begins."""
 
-    def end(self, status: int, outcome: str) -> None:
-        """The request is over."""
+    def end(self, outcome: str, *, failed: bool, http_status: int | None = None) -> None:
+        """The request is over, as ``outcome``; ``failed`` if that is the server's fault."""
 
 
 class Tracer(Protocol):
     """Begins traces."""
 
-    def begin(self, method: str, route: str, headers: Mapping[str, str]) -> RequestTrace:
+    def begin(self, name: str, attributes: Mapping[str, str], headers: Mapping[str, str]) -> RequestTrace:
         """A request has come. It is part of the trace that its ``traceparent`` names, if it has one."""
 
     def close(self) -> None:

@@ -46,11 +46,10 @@ class OtelTracer:
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=SEND_EVERY_MS))
         self._api = self._provider.get_tracer("tidegate")
 
-    def begin(self, method: str, route: str, headers: Mapping[str, str]) -> OtelRequest:
+    def begin(self, name: str, attributes: Mapping[str, str], headers: Mapping[str, str]) -> OtelRequest:
         """See :class:`gateway.tracing.Tracer`."""
         parent = PROPAGATOR.extract(headers, Context())
-        attributes = {"http.request.method": method, "http.route": route}
-        span = self._api.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes)
+        span = self._api.start_span(name, parent, SpanKind.SERVER, attributes)
         return OtelRequest(self._api, span)
 
     def close(self) -> None:
@@ -91,11 +90,12 @@ class OtelRequest:
         span = self._api.start_span("triton", self._context, SpanKind.CLIENT, attributes)
         return OtelTriton(span, self.exemplar)
 
-    def end(self, status: int, outcome: str) -> None:
+    def end(self, outcome: str, *, failed: bool, http_status: int | None = None) -> None:
         """See :class:`gateway.tracing.RequestTrace`."""
-        self._span.set_attribute("http.response.status_code", status)
+        if http_status is not None:
+            self._span.set_attribute("http.response.status_code", http_status)
         if outcome != "ok":
-            _failed(self._span, outcome, error=status >= 500)
+            _failed(self._span, outcome, error=failed)
         self._span.end()
 
 

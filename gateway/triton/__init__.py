@@ -1,7 +1,21 @@
 """The only code that speaks gRPC to Triton."""
 
+from gateway.triton.channel import open_channel
 from gateway.triton.classifier import TritonClassifier
 from gateway.triton.client import TritonClient
-from gateway.triton.contract import Delta, ModelInfo
+from gateway.triton.contract import Delta, ModelInfo, TokenLogprob
+from gateway.triton.described import Describer, Description
+from gateway.triton.forward import Forwarder, Upstream
 
-__all__ = ["Delta", "ModelInfo", "TritonClassifier", "TritonClient"]
+__all__ = [
+    "Delta",
+    "Describer",
+    "Description",
+    "Forwarder",
+    "ModelInfo",
+    "TokenLogprob",
+    "TritonClassifier",
+    "TritonClient",
+    "Upstream",
+    "open_channel",
+]

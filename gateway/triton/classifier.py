@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from gateway.errors import UpstreamError
+from gateway.triton.channel import open_channel
 from gateway.triton.translate import from_status
 
 
@@ -22,8 +23,8 @@ class TritonClassifier:
     """Asks Triton at ``url`` (host:port), over a channel that is opened by the first question. Labels are read once a
     model."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, ca: bytes | None = None) -> None:
+        self._url, self._ca = url, ca
         self._channel: grpc.aio.Channel | None = None
         self._labels: dict[str, list[str]] = {}
 
@@ -34,7 +35,7 @@ class TritonClassifier:
 
     def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._url)
+            self._channel = open_channel(self._url, self._ca)
         return service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def classify(self, model: str, text: str) -> dict[str, float]:

@@ -17,30 +17,20 @@ from tritonclient.grpc import service_pb2_grpc
 
 from gateway.errors import ModelNotFound, ShuttingDown, TritonUnavailable, UpstreamError
 from gateway.triton import contract
+from gateway.triton.channel import open_channel
 from gateway.triton.contract import Delta, ModelInfo, Value
 from gateway.triton.translate import from_status, from_text
 
 PROBE_SECONDS = 1.0
 MODEL_INFO_SECONDS = 5.0
 REMEMBERED_MODELS = 64
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    # Behind a name with several addresses every call goes to the next one.
-    ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
-)
 
 
 class TritonClient:
-    """Triton at ``url`` (host:port; a name with several addresses is balanced call by call). Made inside a running
-    event loop."""
+    """Triton at ``url``, as :func:`gateway.triton.channel.open_channel` takes it. Made inside a running event loop."""
 
-    def __init__(self, url: str) -> None:
-        self.channel = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+    def __init__(self, url: str, ca: bytes | None = None) -> None:
+        self.channel = open_channel(url, ca)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         # One question, many answers: on the wire the same as a stream with one message, and cheaper to ask.
         self._ask = self.channel.unary_stream(

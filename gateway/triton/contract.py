@@ -28,17 +28,41 @@ INPUTS = {
     "stream": "BOOL",
     "ignore_eos": "BOOL",
     "add_special_tokens": "BOOL",
+    "logprobs": "INT32",
+    "logit_bias_tokens": "INT32",
+    "logit_bias_values": "FP32",
+    "json_schema": "BYTES",
 }
-OUTPUTS = {"text_output": "BYTES", "finish_reason": "BYTES", "prompt_tokens": "INT32", "completion_tokens": "INT32"}
+LATER = frozenset({"logprobs", "logit_bias_tokens", "logit_bias_values", "json_schema"})
+"""Inputs that older published versions do not have; sent only when a client asks for what they are."""
+OUTPUTS = {
+    "text_output": "BYTES",
+    "finish_reason": "BYTES",
+    "prompt_tokens": "INT32",
+    "completion_tokens": "INT32",
+    "token_logprobs": "BYTES",
+}
+"""``token_logprobs`` comes only with what asks for ``logprobs``: :func:`_logprobs` says what is in it."""
 FORMAT = "1"
 GATES = ("passed", "missing", "not_needed")
 _LAYOUT = {"INT32": "<i", "FP32": "<f", "UINT64": "<Q", "BOOL": "<?"}
 
-Value = str | int | float | bool | list[str]
+Value = str | int | float | bool | list[str] | list[int] | list[float]
 
 
 class ContractError(Exception):
     """The model in Triton does not speak this contract."""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the answer, whose text ends at character ``end`` of it, and how likely it was. ``alternatives`` are
+    the likeliest at its place, as many as were asked for."""
+
+    end: int
+    token: bytes
+    logprob: float
+    alternatives: tuple[tuple[bytes, float], ...]
 
 
 @dataclass(frozen=True)
@@ -50,17 +74,21 @@ class Delta:
     prompt_tokens: int
     completion_tokens: int
     model_version: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the model says about itself in its ``config.pbtxt`` parameters."""
+    """What the model says about itself in its ``config.pbtxt``: ``inputs`` are the tensors that it takes, ``created``
+    is when it was built (seconds since the epoch; 0 in versions that do not say)."""
 
     chat_template: str
     bos_token: str
     eos_token: str
     special_tokens: tuple[str, ...]
     context_length: int
+    inputs: frozenset[str] = frozenset()
+    created: int = 0
     precision: str = "unknown"
     accuracy_gate: str = "missing"
     """``passed``, ``missing`` or ``not_needed``. Versions that say nothing of it were published before it was asked."""
@@ -102,14 +130,28 @@ def read_response(response: pb.ModelInferResponse) -> Delta | None:
             prompt_tokens=struct.unpack_from("<i", raw["prompt_tokens"])[0],
             completion_tokens=struct.unpack_from("<i", raw["completion_tokens"])[0],
             model_version=response.model_version,
+            logprobs=_logprobs(raw["token_logprobs"]) if "token_logprobs" in raw else (),
         )
-    except (KeyError, struct.error, UnicodeDecodeError) as error:
+    except (KeyError, ValueError, TypeError, struct.error) as error:
         raise ContractError(f"the model's response is not of this contract: {error!r}") from None
 
 
 def _text(raw: bytes) -> str:
     (length,) = struct.unpack_from("<I", raw)
     return raw[4 : 4 + length].decode()
+
+
+def _logprobs(raw: bytes) -> tuple[TokenLogprob, ...]:
+    """From JSON: ``[end, token, logprob, [[token, logprob], ...]]`` for each; a token's characters are its bytes."""
+    return tuple(
+        TokenLogprob(
+            end,
+            token.encode("latin-1"),
+            logprob,
+            tuple((alternative.encode("latin-1"), each) for alternative, each in alternatives),
+        )
+        for end, token, logprob, alternatives in json.loads(_text(raw))
+    )
 
 
 def is_final(response: pb.ModelInferResponse) -> bool:
@@ -129,6 +171,8 @@ def model_info(config: pb.ModelConfigResponse) -> ModelInfo:
             eos_token=values["eos_token"],
             special_tokens=tuple(json.loads(values["special_tokens"])),
             context_length=int(values["context_length"]),
+            inputs=frozenset(each.name for each in config.config.input),
+            created=int(values.get("created", 0)),
             precision=values.get("precision", "unknown"),
             accuracy_gate=gate if (gate := values.get("accuracy_gate", "")) in GATES else "missing",
         )

@@ -8,6 +8,9 @@ from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
     InvalidRequest,
+    MethodNotAllowed,
+    ModelNotFound,
+    NotFound,
     Overloaded,
     PromptTooLong,
     TritonUnavailable,
@@ -48,6 +51,39 @@ def from_status(error: grpc.RpcError) -> GatewayError:
     """The gateway's error for a failed call."""
     status = error.code() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else grpc.StatusCode.UNKNOWN
     return BY_STATUS.get(status, UpstreamError)()
+
+
+TOLD = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.OUT_OF_RANGE,
+    }
+)
+"""What Triton says with these is about the request itself: shapes, names, types."""
+MOST_TOLD_CHARACTERS = 300
+
+
+def from_forwarded(error: grpc.RpcError, *, told: bool = False) -> GatewayError:
+    """The gateway's error for a call that was passed on as it came. Triton's own words about the request are passed on
+    too; with ``told`` those about any failure."""
+    if not isinstance(error, grpc.aio.AioRpcError):
+        return UpstreamError()
+    status, words = error.code(), first_line(error.details() or "")
+    if status is grpc.StatusCode.NOT_FOUND:
+        return ModelNotFound(field="model_name") if "unknown model" in words else NotFound(words)
+    if status is grpc.StatusCode.UNIMPLEMENTED:
+        return MethodNotAllowed(words)
+    if status in TOLD:
+        return InvalidRequest(words)
+    translated = from_status(error)
+    return type(translated)(words) if told else translated
+
+
+def first_line(text: str) -> str:
+    """Triton's words without a traceback beneath them, bounded."""
+    return text.split("\n", 1)[0][:MOST_TOLD_CHARACTERS]
 
 
 def from_text(text: str) -> GatewayError:

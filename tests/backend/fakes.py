@@ -13,6 +13,7 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 
 from build_engine.backend.engine import EngineError, Logits, Row
+from build_engine.backend.logprobs import TokenLogprob
 from build_engine.backend.paged_cache import PagedCache
 from build_engine.backend.scheduler import Totals
 
@@ -116,6 +117,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
+        self.logprobs: list[list[TokenLogprob]] = []
         self.reason = ""
         self.counts = (0, 0)
         self.failure: tuple[str, str] | None = None
@@ -129,7 +131,15 @@ class Collector:
         """All that was emitted."""
         return "".join(self.pieces)
 
-    def emit(self, text: str, reason: str, prompt_tokens: int, completion_tokens: int) -> None:
+    def emit(
+        self,
+        text: str,
+        reason: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        logprobs: Many[TokenLogprob] = (),
+    ) -> None:
+        self.logprobs.append(list(logprobs))
         self.calls_after_end += self.done.is_set()
         self.pieces.append(text)
         self.reason = reason

@@ -11,7 +11,7 @@ from tiny_onnx import write
 from build_engine.backend.cuda import Cuda
 from build_engine.backend.engine import EngineError
 from build_engine.backend.engines import open_engine
-from build_engine.backend.executor_tensorrt import Here, refuse_mismatch
+from build_engine.backend.plan import Here, refuse_mismatch
 
 PLAN = {
     "module": "tensorrt",

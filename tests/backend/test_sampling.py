@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from build_engine.backend import sampling
 from build_engine.backend.engine import EngineError
-from build_engine.backend.sampling import RowSampler, SamplingParams, candidates, draw, sample
+from build_engine.backend.sampling import RowSampler, SamplingParams, candidates, draw, largest, sample
 
 NOBODY = np.zeros(0, np.int64)
 
@@ -186,3 +186,15 @@ def test_a_row_that_is_not_finite_is_an_error_of_that_row_only(value: float, par
     assert isinstance(empty, EngineError)
     assert isinstance(good, int)
     assert isinstance(also_good, int)
+
+
+@pytest.mark.parametrize("size", [5, 64, 1000, 49_152])
+@pytest.mark.parametrize("count", [1, 3, 5, 64, 900])
+@pytest.mark.parametrize("levels", [2, 10_000])
+def test_the_largest_are_found_whatever_the_size(size: int, count: int, levels: int) -> None:
+    """As a full sort finds them, ties and minus infinity included."""
+    row = np.random.default_rng(size).integers(0, levels, size).astype(np.float32)
+    row[::3] = -np.inf
+    order = np.argsort(-row, kind="stable")
+    floor = row[order[min(count, size) - 1]]
+    assert largest(row, count).tolist() == order[row[order] >= floor].tolist()

@@ -146,7 +146,7 @@ def write(folder: Path, tiny: Tiny, *, kv_precision: str = "f32", poison: int | 
     engine.mkdir(parents=True)
     ov.save_model(emit(tiny, weights(tiny), poison), engine / "openvino.xml", compress_to_fp16=False)
     facts = asdict(tiny) | {"kind": "openvino", "precision": "fp32", "kv_cache_precision": kv_precision}
-    (engine / "engine.json").write_text(json.dumps(facts | {"block_size": 32}))
+    (engine / "engine.json").write_text(json.dumps(facts | {"block_size": 32, "activation_group": 0}))
     return folder
 
 

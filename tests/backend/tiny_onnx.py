@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from build_engine.backend.cuda import Cuda
+from build_engine.backend.engine import EngineError
 from build_engine.decoder import DecoderConfig, FloatArray, expected_tensors
 from build_engine.emit_onnx import MODEL, emit
+from build_engine.recipe import RTX_CAPABILITIES
+from build_engine.tensorrt_api import MODULES, Settings
+from build_engine.tensorrt_build import build_plan
 
 CONFIG = DecoderConfig(
     architecture="LlamaForCausalLM",
@@ -65,3 +71,26 @@ def _poison(path: Path, token: int) -> None:
     for node in reversed(nodes):
         graph.node.insert(0, node)
     path.write_bytes(model.SerializeToString())
+
+
+def gpu_for(target: str) -> str | None:
+    """The compute capability of the GPU here when ``target`` can build for it."""
+    try:
+        importlib.import_module(MODULES[target])
+        found = Cuda().compute_capability()
+    except (ImportError, EngineError):
+        return None
+    return found if target == "tensorrt" or found in RTX_CAPABILITIES else None
+
+
+def write_plan(folder: Path, target: str) -> Path:
+    """``<folder>/engine`` as a plan for the GPU here."""
+    write(folder, precision="fp16", kind=target)
+    engine = folder / "engine"
+    facts = json.loads((engine / "engine.json").read_text())
+    capability = gpu_for(target)
+    assert capability is not None
+    settings = Settings(target, (capability,), None, False, "none", folder)
+    built = build_plan(engine, settings, facts | {"quantize_nodes": 0, "dequantize_nodes": 0}, engine)
+    (engine / "engine.json").write_text(json.dumps(facts | built))
+    return folder

@@ -16,12 +16,24 @@ from tritonclient.grpc import model_config_pb2
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime has no wheel for this Python")
 
-from build_engine.classifier_pipeline import ClassifierRecipe, build_classifier
+from build_engine.classifier_pipeline import build_classifier
 from build_engine.classifier_proof import open_session
-from build_engine.errors import AccuracyError, BuildError, CorruptSource, RecipeError, TextError, UnsupportedModel
+from build_engine.classifier_recipe import ClassifierRecipe
+from build_engine.errors import (
+    AccuracyError,
+    BuildError,
+    CorruptSource,
+    EngineBuildError,
+    RecipeError,
+    TextError,
+    UnsupportedModel,
+)
 from build_engine.inspect import inspect
 
+from .checkpoints import write_raw_safetensors
 from .encoders import LABELS, weights, write_encoder, write_texts
+from .test_corrupt_directories import parts
+from .test_publishing import tree
 
 
 @pytest.fixture
@@ -75,6 +87,10 @@ def test_judged_by_the_user_s_texts(recipe: Any, tmp_path: Path, precision: str)
     assert accuracy["passed"]
     assert accuracy["attempts"][-1]["label_agreement"] >= 0.99
     assert accuracy["held_out"]["texts"] == 200
+    page = (tmp_path / "models/repository/mood/1/engine/report.html").read_text(encoding="utf-8")
+    assert "passes its gate" in page
+    assert f"{accuracy['attempts'][-1]['label_agreement']:.2%}" in page
+    assert inspect(tmp_path / "models/repository/mood/1")["problems"] == []
     if precision != "fp32":
         assert accuracy["attempts"][0]["largest_score_difference"] > 0
 
@@ -128,6 +144,123 @@ def test_a_source_that_does_not_hold(
     assert not (recipe().repository / "mood").exists()
 
 
+def test_a_layer_too_many_is_not_left_out(recipe: Any, tmp_path: Path) -> None:
+    """It would be another model; a buffer of another type, which old checkpoints carry, is nobody's weight."""
+    with pytest.raises(UnsupportedModel, match=r"encoder\.layer\.1\.\S+ has no place .* with 1 layers"):
+        build_classifier(recipe(source=write_encoder(tmp_path / "more", num_hidden_layers=1)))
+    source = write_encoder(tmp_path / "old")
+    header, data = parts(source / "model.safetensors")
+    header["bert.embeddings.position_ids"] = {
+        "dtype": "I64",
+        "shape": [1, 2],
+        "data_offsets": [len(data), len(data) + 16],
+    }
+    write_raw_safetensors(source / "model.safetensors", header, data + bytes(16))
+    assert build_classifier(recipe(source=source, precision="fp32"))["precision"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "says"),
+    [
+        ("truncated", CorruptSource, "is truncated: tensor"),
+        ("missing", CorruptSource, "tensor classifier.weight is missing"),
+        ("dtype", UnsupportedModel, "tensor classifier.weight is I64; F32, F16 and BF16 can be read"),
+        ("header", CorruptSource, "no readable safetensors header"),
+    ],
+)
+def test_damaged_weights_leave_the_version_that_is_served(
+    recipe: Any, tmp_path: Path, damage: str, kind: type[BuildError], says: str
+) -> None:
+    """File and tensor are named, nothing is published, the earlier version is as it was."""
+    build_classifier(recipe())
+    before = tree(tmp_path / "models")
+    source = write_encoder(tmp_path / "damaged")
+    file = source / "model.safetensors"
+    header, data = parts(file)
+    if damage == "missing":
+        del header["classifier.weight"]
+    if damage == "dtype":
+        header["classifier.weight"]["dtype"] = "I64"
+    write_raw_safetensors(file, header, data[:-8] if damage == "truncated" else data)
+    if damage == "header":
+        content = file.read_bytes()
+        file.write_bytes(content[:8] + b"{" * 40 + content[48:])
+    with pytest.raises(kind) as refused:
+        build_classifier(recipe(source=source))
+    assert says in str(refused.value)
+    assert str(source) in str(refused.value)
+    assert tree(tmp_path / "models") == before
+
+
+@pytest.mark.parametrize("use", ["calibration", "held_out"])
+@pytest.mark.parametrize(
+    ("content", "says"), [("", "is empty"), ("plain words", "line 1: not JSON"), ('{"label": 1}', "neither text")]
+)
+def test_texts_that_are_none(recipe: Any, tmp_path: Path, use: str, content: str, says: str) -> None:
+    """File, line and field are named; the earlier version is as it was."""
+    build_classifier(recipe())
+    before = tree(tmp_path / "models")
+    texts = {
+        each: write_texts(tmp_path / f"{each}.jsonl", 150, seed)
+        for seed, each in enumerate(("calibration", "held_out"))
+    }
+    texts[use].write_text(content)
+    with pytest.raises(TextError, match=says) as refused:
+        build_classifier(recipe(precision="int8", **texts))
+    assert f"{use}.jsonl" in str(refused.value)
+    assert tree(tmp_path / "models") == before
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_tensorrt_engine_is_really_built(recipe: Any, tmp_path: Path, precision: str) -> None:
+    """Without a GPU, from the graph that was judged: counted after parsing, one profile for every batch and length, and
+    everything that a GPU host needs beside it. Here, without a driver, it says why it cannot run."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
+    texts = {
+        use: write_texts(tmp_path / f"{use}.jsonl", 150, seed) for seed, use in enumerate(("calibration", "held_out"))
+    }
+    asked = {"target": "tensorrt-rtx", "compute_capabilities": ("8.9",), "max_tokens": 20, "max_batch_size": 16}
+    manifest = build_classifier(recipe(precision=precision, **asked, **(texts if precision == "int8" else {})))
+    engine, version = manifest["engine"], tmp_path / "models/repository/mood/1"
+    assert engine["profiles"] == [{"name": "scores", "batch": [1, 16, 16], "tokens": [1, 20, 20]}]
+    assert {port["name"]: port["dtype"] for port in engine["io"]} == {
+        "input_ids": "int64",
+        "mask": "bool",
+        "scores": "float",
+    }
+    assert engine["gpu_verified"] is False
+    assert engine["builder"]["compute_capabilities"] == ["8.9"]
+    assert set(engine["onnx"]) == {"model.onnx", "model.onnx.data"}
+    assert (version / "engine/engine.plan").read_bytes()[:4] == b"vtrt"
+    assert manifest["accuracy"] is None or manifest["accuracy"]["passed"]
+    assert inspect(version)["problems"] == []
+    opened = (
+        f"from {{}}.runner import open_runner; open_runner(__import__('pathlib').Path({str(version / 'engine')!r}), 1)"
+    )
+    run = [sys.executable, "-c", opened.format("tidegate_classifier.classifier_backend")]
+    ended = subprocess.run(run, cwd=version, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0 or "EngineError" in ended.stderr.splitlines()[-1]
+
+
+def test_a_plan_that_lost_something_is_not_built(recipe: Any, tmp_path: Path) -> None:
+    """The parsed network is held to the graph's attentions, Q/DQ and names."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
+    from build_engine import tensorrt_build
+    from build_engine.tensorrt_api import Settings
+
+    build_classifier(recipe(precision="fp16"))
+    graph = tmp_path / "models/repository/mood/1/engine"
+    settings = Settings("tensorrt-rtx", ("8.9",), None, False, "none", tmp_path)
+    ports = frozenset(("input_ids", "mask", "scores"))
+    for expected, says in (
+        (tensorrt_build.Expected({"ATTENTION_INPUT": 3}, ports, True), "parsed 2 layers of type ATTENTION_INPUT"),
+        (tensorrt_build.Expected({"QUANTIZE": 4}, ports, True), "parsed 0 layers of type QUANTIZE"),
+        (tensorrt_build.Expected({}, ports | {"types"}, True), r"\['types'\]"),
+    ):
+        with pytest.raises(EngineBuildError, match=says):
+            tensorrt_build.compile_plan(graph, settings, expected, [], tmp_path)
+
+
 def test_a_weight_that_is_no_number(recipe: Any, tmp_path: Path) -> None:
     """Named."""
     broken = weights()
@@ -140,7 +273,9 @@ def test_a_weight_that_is_no_number(recipe: Any, tmp_path: Path) -> None:
     ("fields", "says"),
     [
         ({"name": "../x"}, "--name"),
-        ({"target": "tensorrt"}, "--target tensorrt cannot be built"),
+        ({"target": "openvino"}, "--target openvino cannot be built; what can: onnxruntime, tensorrt"),
+        ({"target": "tensorrt-rtx", "compute_capabilities": ("9.0",)}, "no kernels for Hopper"),
+        ({"workspace_mib": 64}, "--workspace-mib is TensorRT's"),
         ({"precision": "int4"}, "--precision must be one of"),
         ({"precision": "int8"}, "give --calibration FILE and --held-out FILE"),
         ({"strict": True}, "need --held-out"),

@@ -150,7 +150,9 @@ def test_slots_are_what_was_asked_for_or_paid_for(publish_from: Builder, tmp_pat
 def test_what_a_target_cannot_do_is_said_with_what_it_can(publish_from: Builder, tmp_path: Path) -> None:
     """A precision that only another target has, int8 without text to fit and judge it by, slots without slots."""
     source = write_directory(tmp_path / "source")
-    with pytest.raises(RecipeError, match=r"openvino \(int8 or fp32\), onnxruntime \(fp32 or fp16 or int8"):
+    with pytest.raises(
+        RecipeError, match=r"openvino \(int8 or int8-weight-only or fp32\), onnxruntime \(fp32 or fp16 or int8"
+    ):
         publish_from(source, target="openvino", precision="fp16")
     with pytest.raises(RecipeError, match="--calibration FILE and --held-out FILE"):
         publish_from(source, target="onnxruntime", precision="int8")

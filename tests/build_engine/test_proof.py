@@ -17,7 +17,7 @@ from build_engine import calibrate
 from build_engine.backend.engine import Row
 from build_engine.backend.engines import open_engine
 from build_engine.emit_onnx_int8 import Int8Plan
-from build_engine.errors import AccuracyError, BuildError, RecipeError, TextError
+from build_engine.errors import AccuracyError, RecipeError, TextError
 from build_engine.inspect import inspect
 from build_engine.pipeline import open_source
 from build_engine.precision import ladder
@@ -116,6 +116,35 @@ def test_other_precisions_are_proven_too(
     assert publish_from(source, **asked)["accuracy"] is None
 
 
+@pytest.mark.parametrize("precision", ["int8", "int8-weight-only", "fp32"])
+def test_openvino_is_proven_too(
+    source: Path, texts: dict[str, Path], repository: Path, publish_from: Builder, precision: str
+) -> None:
+    """Through the paged engine that will serve it; the record lies beside it, and what is not proven says so."""
+    proven = publish_from(source, precision=precision, held_out=texts["held_out"])
+    version = repository / "tiny/1"
+    accuracy = json.loads((version / "engine/accuracy.json").read_text())
+    assert accuracy["asked"] == precision
+    assert proven["accuracy"]["agreement"] == accuracy["attempts"][-1]["agreement"]
+    assert proven["accuracy"]["agreement"]["top1"] >= GATES[proven["precision"]].top1
+    assert json.loads((version / "engine/engine.json").read_text())["precision"] == proven["precision"]
+    assert "passes its gate" in (version / "engine/report.html").read_text(encoding="utf-8")
+    assert inspect(version)["problems"] == []
+    assert publish_from(source, precision=precision)["accuracy"] is None
+
+
+def test_openvino_s_int8_falls_back_and_says_so(
+    source: Path, texts: dict[str, Path], publish_from: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To weights alone, then to fp32; every attempt is on record. Strict refuses."""
+    monkeypatch.setitem(GATES, "int8", Gate(perplexity_ratio=0.5))
+    monkeypatch.setitem(GATES, "int8-weight-only", Gate(kl=1e-12))
+    manifest = publish_from(source, precision="int8", held_out=texts["held_out"])
+    assert (manifest["precision"], manifest["accuracy"]["asked"]) == ("fp32", "int8")
+    with pytest.raises(AccuracyError, match=r"int8: perplexity .* at most 0\.5x"):
+        publish_from(source, name="strict", precision="int8", held_out=texts["held_out"], strict=True)
+
+
 def test_a_gate_that_nothing_passes_publishes_nothing(
     source: Path, texts: dict[str, Path], repository: Path, publish_from: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,8 +163,9 @@ def test_a_gate_that_nothing_passes_publishes_nothing(
     [
         ({"precision": "int8"}, RecipeError, "--calibration FILE and --held-out FILE"),
         ({"precision": "fp16", "strict": True}, RecipeError, "--held-out"),
-        ({"target": "openvino", "precision": "int8", "held_out": Path("x")}, RecipeError, "made from ONNX"),
-        ({"precision": "fp16", "held_out": Path("/nowhere.jsonl")}, BuildError, "nowhere"),
+        ({"target": "openvino", "precision": "int8", "calibration": Path("x")}, RecipeError, "made from ONNX"),
+        ({"target": "openvino", "precision": "int8", "strict": True}, RecipeError, "--held-out FILE to judge by"),
+        ({"precision": "fp16", "held_out": Path("/nowhere.jsonl")}, TextError, "--held-out /nowhere.jsonl is no file"),
     ],
 )
 def test_what_cannot_be_proven_is_refused(

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
 import pytest
 
 from build_engine.emit_onnx import MODEL, emit
-from build_engine.errors import EngineBuildError, RecipeError
+from build_engine.errors import AccuracyError, EngineBuildError, RecipeError
 from build_engine.pipeline import open_source
 
-from .checkpoints import Shape, write_directory
+from .checkpoints import Shape, weights, write_directory, write_safetensors
 from .conftest import Builder
 from .test_proof import write_text
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
 
-from build_engine.tensorrt_api import Settings, refuse_log
+from build_engine.tensorrt_api import Settings, configure, keep_timings, new_log, refuse_log, timing_cache_file
 from build_engine.tensorrt_build import build_plan
 
 SHAPE = Shape(tied=True, head_dim=16)
@@ -66,6 +67,7 @@ def test_an_engine_is_built_and_says_what_it_is_for(
     assert engine["builder"]["version"] == manifest["toolchain"]["tensorrt-rtx-cu12-libs"]
     assert engine["builder"]["compute_capabilities"] == ["8.0", "12.0"]
     assert engine["builder"]["workspace_mib"] == 256
+    assert engine["onnx"]["model.onnx.data"] > engine["onnx"]["model.onnx"] > 1000
     assert engine["profiles"] == [
         {"name": "prefill", "batch": [1, 1, 4], "tokens": [1, 64, 64]},
         {"name": "decode", "batch": [1, 2, 4], "tokens": [1, 1, 1]},
@@ -78,6 +80,49 @@ def test_an_engine_is_built_and_says_what_it_is_for(
     assert json.loads((version / "engine/engine.json").read_text()) == engine
     assert (version / "engine/engine.plan").read_bytes()[:4] == b"vtrt"
     assert not list((version / "engine").glob("*.onnx*"))
+
+
+def test_a_plan_is_only_verified_where_it_has_run(graph: Path, tmp_path: Path) -> None:
+    """Against its own graph on the CPU: one that says something else is refused, one that cannot run is not claimed."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
+    from build_engine.gpu_check import verified
+
+    facts = {"layers": 2, "kv_heads": 2, "head_dim": SHAPE.head_dim, "vocab_size": SHAPE.vocab, "context_length": 128}
+    facts |= {"kv_cache_precision": "fp16", "slots": 2, "prefill_tokens": 64, "prefill_batch": 2, "builder": {}}
+    other = tmp_path / "other"
+    other.mkdir()
+    source = write_directory(tmp_path / "other-source", SHAPE)
+    write_safetensors(source / "model.safetensors", weights(SHAPE, seed=9))
+    opened = open_source(source)
+    emit(opened.config, opened.read, "fp16", 128, other)
+    assert verified(graph, graph, facts | {"kind": "onnxruntime"}, tmp_path / "work")
+    with pytest.raises(AccuracyError, match="something else than its ONNX graph: top-1 agreement"):
+        verified(graph, other, facts | {"kind": "onnxruntime"}, tmp_path / "work")
+    built = {"module": "tensorrt_rtx_bindings", "version": "0.0.1", "version_compatible": False}
+    assert not verified(graph, other, facts | {"kind": "tensorrt-rtx", "builder": built}, tmp_path / "work")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_ordinary_tensorrt_s_settings(tmp_path: Path) -> None:
+    """The flags of compatibility reach the builder, and timings are remembered for each version and GPU: through the
+    real bindings of TensorRT-RTX, which have the same names and where timings are of no use."""
+    import tensorrt_rtx_bindings as trt
+
+    settings = Settings("tensorrt", (), 64, True, "same-compute-capability", tmp_path)
+    builder = trt.Builder(new_log(trt))
+    files = set()
+    for gpu in ("NVIDIA L4", "NVIDIA H100 80GB HBM3"):
+        device = SimpleNamespace(gpu=gpu, capabilities=("8.9",))
+        config = builder.create_builder_config()
+        configure(trt, config, settings, device)  # type: ignore[arg-type]
+        assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 64 << 20
+        keep_timings(trt, config, settings, device)  # type: ignore[arg-type]
+        files.add(timing_cache_file(trt, settings, device).name)  # type: ignore[arg-type]
+        assert not list(tmp_path.glob("*.part"))
+    assert {file.name for file in tmp_path.iterdir()} == files
+    assert files == {f"timing-{trt.__version__}-nvidia-{gpu}.cache" for gpu in ("l4", "h100-80gb-hbm3")}
 
 
 def test_an_input_that_tensorrt_does_not_use_fails_the_build(graph: Path, tmp_path: Path) -> None:

@@ -195,30 +195,55 @@ class WellFormed(html.parser.HTMLParser):
         assert self.stack.pop() == tag
 
 
-def test_the_report_is_one_page_that_needs_nothing_else() -> None:
-    """Well-formed, no link out, names escaped, what was kept and why it failed in it."""
-    tokens = np.random.default_rng(3).integers(0, VOCABULARY, (4, 9))
-    agreement = compare(TableEngine(0.0), TableEngine(1.0), tokens)
+def page_of(changes: dict[str, Any] | None = None, **accuracy: Any) -> str:
+    """A report, checked for what every report promises: well-formed, and nothing that it would have to fetch."""
     manifest = {
         "name": "<b>mine</b>", "architecture": "LlamaForCausalLM", "target": "openvino", "precision": "int8",
-        "created": "2026-01-01T00:00:00+00:00", "source": {"name": "model & co"},
+        "created": "2026-01-01T00:00:00+00:00", "source": {"name": "model & co"}, "peak_memory_bytes": 2_000_000_000,
         "files": {"engine/openvino.bin": {"bytes": 7_000_000}, "model.py": {"bytes": 100}},
-        "build_seconds": {"emit": 1.5, "verify": 20.0},
+        "build_seconds": {"emit": 21.5, "assemble": 2.0},
     }  # fmt: skip
-    attempt = {"what": "int8", "agreement": agreement.as_json(), "failures": agreement.failures(GATES["int8"])}
-    accuracy = {
-        "passed": False,
-        "held_out": {"file": "h.jsonl", "sha256": "ab" * 32, "positions": 32},
-        "attempts": [attempt],
-        "layers": [{"name": "l.0", "error": 0.5, "kept": True}, {"name": "l.1", "error": 0.0, "kept": False}],
-    }
-    page = report.render(manifest, accuracy)
+    found = {"asked": "int8", "passed": False, "held_out": {"file": "h.jsonl", "sha256": "ab" * 32, "positions": 32}}
+    page = report.render(manifest | (changes or {}), found | accuracy)
     parser = WellFormed()
     parser.feed(page)
     assert parser.stack == []
     assert {"table", "svg", "rect"} <= parser.seen
-    assert "b" not in parser.seen - {"body"} or "<b>mine" not in page
+    assert not parser.seen & {"script", "link", "img", "iframe"}
     assert "http" not in page
+    assert "<b>mine" not in page
     assert "&lt;b&gt;mine" in page
     assert "model &amp; co" in page
+    return page
+
+
+def test_the_report_is_one_page_that_needs_nothing_else() -> None:
+    """What was tried and by how much of its gate it failed, which layers were kept and at what cost, sizes and times:
+    drawn, each with its number."""
+    tokens = np.random.default_rng(3).integers(0, VOCABULARY, (4, 9))
+    agreement = compare(TableEngine(0.0), TableEngine(1.0), tokens)
+    failures = agreement.failures(GATES["int8"])
+    attempt = {"what": "int8", "precision": "int8", "text": "held-out", "gate": vars(GATES["int8"]), "seconds": 20.0}
+    attempt |= {"agreement": agreement.as_json(), "failures": failures}
+    layers = [
+        {"name": f"model.layers.{layer}.mlp.{kind}_proj.weight", "error": error, "kl": error / 9, "kept": error > 0.1}
+        for layer, kind, error in ((0, "up", 0.5), (0, "down", 0.01), (1, "up", 0.0), (1, "down", 0.02))
+    ]
+    page = page_of(attempts=[attempt], layers=layers, calibration_seconds=1.25)
     assert "at least 0.95" in page
+    assert "1 of 4 (orange) were kept" in page
+    for said in ("layer 0, up: 0.5", "layer 1, down: 0.02", "engine/openvino.bin: 7 MB", "· calibration: 1.25 s"):
+        assert f"<title>{said}</title>" in page
+    share = (1 - agreement.top1) / 0.05
+    assert f"<title>top-1 disagreement: {share:.0%}</title>" in page
+
+
+def test_a_classifier_has_a_report_too() -> None:
+    """Its gate is about labels."""
+    attempt = {"precision": "int8", "gate": {"label_agreement": 0.99}, "label_agreement": 0.985, "seconds": 2.0}
+    attempt |= {"largest_score_difference": 0.25, "batch_ms": 3.0, "reference_batch_ms": 4.0, "passed": False}
+    held_out = {"file": "h.jsonl", "sha256": "ab" * 32, "texts": 200}
+    page = page_of({"task": "text-classification"}, attempts=[attempt], held_out=held_out)
+    assert "on 200 texts" in page
+    assert "<title>labels that differ: 150%</title>" in page
+    assert "fewer than 99% agree" in page

@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from build_engine.backend import request as backend
+from build_engine.backend.logprobs import TokenLogprob, to_json
 from build_engine.triton_config import config_pbtxt
 from gateway.triton import contract
 
@@ -22,6 +23,7 @@ PARAMETERS = {
     "eos_token": "</s>",
     "special_tokens": json.dumps(["<s>", "</s>", "<|终|>"], ensure_ascii=False),
     "context_length": "2048",
+    "created": "1750000000",
 }
 NAMES = {"TYPE_STRING": "BYTES"}
 VALUES: dict[str, Any] = {
@@ -39,6 +41,10 @@ VALUES: dict[str, Any] = {
     "stream": False,
     "ignore_eos": True,
     "add_special_tokens": False,
+    "logprobs": 20,
+    "logit_bias_tokens": [7, 2**31 - 1],
+    "logit_bias_values": [-100.0, 0.5],
+    "json_schema": '{"type": "string", "const": "終"}',
 }
 DTYPES: dict[str, Any] = {"INT32": np.int32, "FP32": np.float32, "UINT64": np.uint64, "BOOL": np.bool_}
 
@@ -85,10 +91,45 @@ def test_every_value_the_gateway_sends_arrives_in_the_backend() -> None:
     assert VALUES.keys() == contract.INPUTS.keys()
     parsed = backend.parse(decoded(contract.infer_request("generate", "id", VALUES)))
     arrived = {**vars(parsed), **vars(parsed.sampling), "stop": list(parsed.stop)}
+    tokens, values = zip(*parsed.sampling.logit_bias, strict=True)
+    arrived |= {"logit_bias_tokens": list(tokens), "logit_bias_values": list(values)}
     assert {name: arrived[name] for name in VALUES} == VALUES
 
 
 def test_the_gateway_understands_what_the_model_says_about_itself(config: model_config_pb2.ModelConfig) -> None:
     """Also characters that a text format has to escape."""
     info = contract.model_info(service_pb2.ModelConfigResponse(config=config))
-    assert info == contract.ModelInfo("{{ messages }}", "<s>", "</s>", ("<s>", "</s>", "<|终|>"), 2048)
+    inputs = frozenset(contract.INPUTS)
+    assert info == contract.ModelInfo(
+        "{{ messages }}", "<s>", "</s>", ("<s>", "</s>", "<|终|>"), 2048, inputs, 1750000000
+    )
+
+
+def test_a_version_from_before_these_tensors_still_speaks_the_contract(config: model_config_pb2.ModelConfig) -> None:
+    """It says what it takes; what it lacks is only what a client asks for by name."""
+    old = model_config_pb2.ModelConfig()
+    old.CopyFrom(config)
+    del old.parameters["created"]
+    kept = [each for each in config.input if each.name not in contract.LATER]
+    del old.input[:]
+    old.input.extend(kept)
+    info = contract.model_info(service_pb2.ModelConfigResponse(config=old))
+    assert contract.INPUTS.keys() - info.inputs == contract.LATER
+    assert info.created == 0
+
+
+def test_logprobs_arrive_as_they_were_written() -> None:
+    """Bytes that are no text, and none at all."""
+    alternatives = ((b"\xe7\x82", -0.25), ("終".encode(), -9999.0))
+    written = [TokenLogprob(3, b'\x00\xff"', -0.5, alternatives), TokenLogprob(3, b"", 0.0, ())]
+    response = service_pb2.ModelInferResponse()
+    texts = {"text_output": "abc", "finish_reason": "", "token_logprobs": to_json(written)}
+    for name, text in texts.items():
+        response.outputs.add(name=name, datatype=contract.OUTPUTS[name], shape=[1, 1])
+        response.raw_output_contents.append(struct.pack("<I", len(text.encode())) + text.encode())
+    for name in ("prompt_tokens", "completion_tokens"):
+        response.outputs.add(name=name, datatype=contract.OUTPUTS[name], shape=[1, 1])
+        response.raw_output_contents.append(struct.pack("<i", 1))
+    delta = contract.read_response(response)
+    assert delta is not None
+    assert [vars(each) for each in delta.logprobs] == [vars(each) for each in written]

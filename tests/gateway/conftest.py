@@ -69,13 +69,13 @@ async def serve_triton(triton: FakeTriton, address: str) -> grpc.aio.Server:
 
 
 @contextlib.asynccontextmanager
-async def serve(tmp_path: Path, **settings: object) -> AsyncIterator[Served]:
-    """A gateway with these settings."""
+async def serve(tmp_path: Path, triton: FakeTriton | None = None, **settings: object) -> AsyncIterator[Served]:
+    """A gateway with these settings, before ``triton``."""
     words = tmp_path / "words.txt"
     words.write_text("# a comment\n炸弹\tblock\tweapons\nbad word\nfishy\tflag\tfraud\n", encoding="utf-8")
     policy = tmp_path / "policy.yaml"
     policy.write_text(POLICY, encoding="utf-8")
-    triton, address = FakeTriton(), f"127.0.0.1:{free_port()}"
+    triton, address = triton or FakeTriton(), f"127.0.0.1:{free_port()}"
     triton_server = await serve_triton(triton, address)
     defaults: dict[str, object] = {"jwt_key": KEY, "policy_file": policy, "triton_url": address}
     app = create_app(Settings(**{**defaults, **settings}))  # type: ignore[arg-type]

@@ -15,6 +15,8 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+from gateway.triton.contract import INPUTS
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'system' and not loop.first %}"
     "{{ raise_exception('system comes first') }}{% endif %}"
@@ -23,10 +25,11 @@ CHAT_TEMPLATE = (
 )
 
 
-class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Say `error:TEXT` for an error in the stream, `status:NAME` for a failed call, `hang` to never answer, `slow` to
-    answer once and never again, `late-error:TEXT` to fail after the first text, `say-on:TEXT` for the text character by
-    character and then never an end; anything else is echoed by word."""
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has no types
+    """Two models: ``generate``, and the classifier ``moderator``. Say `error:TEXT` for an error in the stream,
+    `status:NAME` for a failed call, `hang` to never answer, `slow` to answer once and never again, `late-error:TEXT` to
+    fail after the first text, `say-on:TEXT` for the text character by character and then never an end; anything else is
+    echoed by word, with each word's logprob for who asks. In a conversation the last message counts."""
 
     def __init__(self) -> None:
         self.ready = True
@@ -41,7 +44,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "context_length": "2048",
             "labels": json.dumps(["polite", "insult"]),
         }
+        self.inputs = set(INPUTS)
+        """What the model's configuration lists."""
         self.requests: list[dict[str, bytes]] = []
+        self.metadata: list[dict[str, str]] = []
+        """Of each request, by key."""
         self.classified: list[str] = []
         self.cancelled = asyncio.Event()
 
@@ -54,8 +61,20 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         if self.only and request.name != self.only:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         response = pb.ModelConfigResponse()
+        if request.name == "moderator":
+            response.config.parameters["labels"].string_value = self.parameters["labels"]
+            return response
+        for name in sorted(self.inputs):
+            response.config.input.add(name=name)
         for key, value in self.parameters.items():
             response.config.parameters[key].string_value = value
+        return response
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        """What is there."""
+        response = pb.RepositoryIndexResponse()
+        for name in ("moderator", "generate"):
+            response.models.add(name=name, version="7", state="READY")
         return response
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
@@ -75,9 +94,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         request = await anext(aiter(request_iterator))
         tensors = {tensor.name: raw for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
         self.requests.append(tensors)
+        self.metadata.append(dict(context.invocation_metadata() or ()))
         text = tensors["text_input"][4:].decode()
+        if text.startswith("<|im_start|>"):
+            text = text.rsplit("<|im_end|>", 1)[0].rsplit("<|im_start|>", 1)[1].split("\n", 1)[1]
+        ends = 0
         try:
             async for response in self._answer(text, context):
+                if "logprobs" in tensors and not response.error_message:
+                    ends = _add_logprobs(response.infer_response, ends, struct.unpack("<i", tensors["logprobs"])[0])
                 yield response
         except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while it sends
             self.cancelled.set()
@@ -109,6 +134,18 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             for number, word in enumerate(words, 1):
                 last = number == len(words)
                 yield _response(word if last else f"{word} ", "stop" if last else "", number, final=last)
+
+
+def _add_logprobs(response: Any, before: int, alternatives: int) -> int:
+    """The response's text as one token, and beside it the alternatives that there are: itself, then ``alt1`` and so on,
+    the last of them ``bad``. Returns where its text ends."""
+    text = response.raw_output_contents[0][4:].decode()
+    ends, said = before + len(text), text.encode().decode("latin-1")
+    names = [said, *(f"alt{number}" for number in range(1, alternatives - 1)), "bad"][:alternatives]
+    row = [ends, said, -0.5, [[each, -0.5 - place] for place, each in enumerate(names)]]
+    response.outputs.add(name="token_logprobs", datatype="BYTES", shape=[1, 1])
+    response.raw_output_contents.append(_bytes(json.dumps([row])))
+    return ends
 
 
 def _response(text: str, finish_reason: str, completion_tokens: int, *, final: bool = False) -> Any:

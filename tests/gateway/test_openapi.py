@@ -24,7 +24,7 @@ async def test_every_operation_keeps_to_its_description(served: Served) -> None:
     """No 500, no undocumented status, no body of another shape, no bad body accepted, no way around the token."""
     fuzzer = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json",
-        "--header", f"Authorization: Bearer {good_token()}", "--checks", ",".join(CHECKS),
+        "--header", f"Authorization: Bearer {good_token(scope='generate models:read')}", "--checks", ",".join(CHECKS),
         "--phases", "examples,coverage,fuzzing", "--mode", "all", "--max-examples", "100",
         "--generation-database", "none", "--suppress-health-check", "all", "--no-color",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

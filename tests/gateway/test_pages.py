@@ -43,7 +43,9 @@ def documented(section: str) -> dict[str, tuple[str, set[str]]]:
 POLICY = """
 version: pages
 lists: [{name: words, words: [bad word]}]
-moderators: [{name: own, kind: python, entry_point: "tests.gateway.policy.judges:lenient"}]
+moderators:
+  - {name: own, kind: python, entry_point: "tests.gateway.policy.judges:lenient"}
+  - {name: down, kind: python, entry_point: "tests.gateway.policy.judges:broken", on_error: flag}
 """
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from build_engine.backend.engine import Engine, Row
-from build_engine.backend.engine_openvino import open_engine
+from build_engine.backend.engines import open_engine
 from build_engine.pipeline import build
 from build_engine.recipe import Recipe
 
@@ -25,7 +25,9 @@ def tokens(vocabulary: int) -> list[np.ndarray]:
 def built(source: Path, work: Path, **options: Any) -> Path:
     """The folder of a version, built as float32 by the pipeline itself."""
     recipe = Recipe(source=source, name="model", repository=work / "repository", work_dir=work / "build")
-    build(replace(recipe, precision="fp32", kv_cache_tokens=1024, **options), quiet=True, force=True)
+    build(
+        replace(recipe, precision="fp32", kv_cache_tokens=1024, context_length=256, **options), quiet=True, force=True
+    )
     return max((work / "repository" / "model").glob("[0-9]*"), key=lambda version: int(version.name))
 
 

@@ -31,7 +31,8 @@ moderators:
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.Stack]:
     """Triton with the demo model and a classifier trained here; a gateway whose policy asks it."""
     from benchmarks.train_classifier import train
-    from build_engine.classifier_pipeline import ClassifierRecipe, build_classifier
+    from build_engine.classifier_pipeline import build_classifier
+    from build_engine.classifier_recipe import ClassifierRecipe
 
     folder = tmp_path_factory.mktemp("judged")
     assert train(folder / "source", quiet=True) > 0.97

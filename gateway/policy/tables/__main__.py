@@ -11,6 +11,9 @@ from pathlib import Path
 
 from gateway.policy.tables import FOLDER
 
+# Letters that people take for others and Unicode's table does not name: the small forms of capitals that it does, and
+# what a hurried eye reads.
+OTHERS = dict(zip("кмтвнκηχτωεβƅϲϹ", "kmtbhknxtwebbcc", strict=True))
 TURNED = re.compile(r"LATIN (?:SMALL|CAPITAL) LETTER (?:TURNED|REVERSED|INVERTED) ([A-Z])$")
 NAMED = (
     re.compile(r"LATIN LETTER SMALL CAPITAL ([A-Z])$"),
@@ -50,7 +53,7 @@ def lookalikes() -> dict[str, str]:
         letter = _named(character) or _confused(character, confusables)
         if letter:
             found[character] = letter
-    return found
+    return found | {source: target for source, target in OTHERS.items() if source not in found}
 
 
 def _plain(character: str) -> str:

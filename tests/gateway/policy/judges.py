@@ -42,6 +42,19 @@ def blocking(options: dict[str, Any]) -> Blocking:
     return Blocking(options["word"], options.get("action", "block"))
 
 
+class Broken:
+    """Never says anything."""
+
+    async def check(self, segment: str, context: Context) -> Verdict:
+        """Fail."""
+        raise ValueError("not today")
+
+
+def broken(options: dict[str, Any]) -> Broken:
+    """A factory."""
+    return Broken()
+
+
 def failing(options: dict[str, Any]) -> Blocking:
     """A factory that fails."""
     raise ValueError("not today")

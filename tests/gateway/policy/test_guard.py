@@ -37,10 +37,20 @@ class Counted:
 
     def __init__(self) -> None:
         self.outcomes: list[str] = []
+        self.passed: list[str] = []
+        self.is_open = [False]
 
     def checked(self, moderator: str, outcome: str, seconds: float) -> None:
         """One more."""
         self.outcomes.append(outcome)
+
+    def let_through(self, moderator: str, outcome: str) -> None:
+        """One more that passed unchecked."""
+        self.passed.append(outcome)
+
+    def breaker(self, moderator: str, is_open: bool) -> None:
+        """It changed."""
+        self.is_open.append(is_open)
 
 
 class Clock:
@@ -75,6 +85,7 @@ async def test_a_failure_is_the_configured_verdict(on_error: str, caplog: pytest
         assert await guard.check("fail MARKER", CONTEXT) == Verdict(on_error, error="failed")  # type: ignore[arg-type]
     assert await guard.check("hang", CONTEXT) == Verdict(on_error, error="deadline")  # type: ignore[arg-type]
     assert counted.outcomes == ["failed", "deadline"]
+    assert counted.passed == ([] if on_error == "block" else ["failed", "deadline"])
     assert "MARKER" not in caplog.text + str([vars(record) for record in caplog.records])
     assert Limits().on_error == "block"
 
@@ -106,6 +117,7 @@ async def test_the_breaker() -> None:
     await guard.check("fine", CONTEXT)
     assert counted.outcomes[7:] == ["allow", "allow"]
     assert len(scripted.asked) == 7
+    assert counted.is_open == [False, False, True, False]
 
 
 async def test_a_cancellation_is_no_failure() -> None:

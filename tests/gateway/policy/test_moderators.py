@@ -144,6 +144,9 @@ async def test_a_service_that_fails(
             metrics = (await client.get("/metrics")).text
     outcome = "deadline" if text == "please hang" else "failed"
     assert f'tidegate_moderator_duration_seconds_count{{moderator="safety",outcome="{outcome}"}} 1.0' in metrics
+    passed = f'tidegate_policy_failed_open_total{{moderator="safety",outcome="{outcome}"}} 1.0'
+    assert (passed in metrics) == (on_error != "block")
+    assert 'tidegate_moderator_breaker_open{moderator="safety"} 0.0' in metrics
 
 
 @pytest.mark.parametrize("stream", [False, True])

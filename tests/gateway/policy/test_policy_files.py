@@ -13,6 +13,7 @@ import pytest
 from gateway.policy.benign import shipped_texts
 from gateway.policy.compiled import Policy, load_policy
 from gateway.policy.errors import PolicyError
+from gateway.policy.rules import RuleStream
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ROOT / "deploy/policy/policy.yaml"
@@ -55,6 +56,7 @@ HEAD = 'version: "1"\nlists:\n'
         ('version: "1"\npatterns:\n  - {name: p, pattern: "a("}\n', "'p' is not a regular expression"),
         ('version: "1"\npatterns:\n  - {name: p, pattern: "a?"}\n', "'p' matches the empty text"),
         ('version: "1"\npatterns:\n  - {name: p, pattern: "a(?=bcd)"}\n', "'p' looks further than 1 character ahead"),
+        ('version: "1"\npatterns:\n  - {name: p, pattern: "(a{1,12}){1,12}b"}\n', "'p' takes too long on some texts"),
         ('version: "1"\npatterns:\n  - {pattern: "ab"}\n', "give use, or name and pattern"),
         ('version: "1"\ntenants:\n  t: {actions: {nobody: flag}}\n', "tenants.t.actions names 'nobody'"),
         ('version: "1"\nversion: "2"\nlists: &a [*a]\n', "policy.yaml"),
@@ -120,11 +122,17 @@ def test_the_same_policy_has_the_same_version(tmp_path: Path) -> None:
 
 
 def test_tenants_share_what_is_the_same(tmp_path: Path) -> None:
-    """Only a tenant with other actions has rules of its own."""
-    text = HEAD + "  - {name: a, words: [kumquat]}\ntenants:\n  t: {actions: {a: allow}}\n"
-    policy = load(tmp_path, text)
-    assert policy.rules("input", "x") is policy.rules("output", "y")
-    assert policy.rules("input", "t").check("kumquat") == []
+    """All of them the lists, those with the same actions everything; what a match means is their own."""
+    text = HEAD + "  - {name: a, words: [kumquat]}\n  - {name: b, words: [durian]}\n"
+    policy = load(tmp_path, text + "tenants:\n  t: {actions: {a: allow, b: flag}}\n")
+    assert policy.rules("input", "x") is policy.rules("input", "y")
+    own = policy.rules("input", "t")
+    assert own.words[0].matcher is policy.rules("output", "x").words[0].matcher
+    assert [(each.source, each.action) for each in own.check("kumquat durian")] == [("b", "flag")]
+    assert [each.action for each in policy.rules("input", "x").check("kumquat durian")] == ["block", "block"]
+    stream = RuleStream(own)
+    assert stream.feed("a kumqua") == "a kumqua"
+    assert stream.feed("t duria") == "t duria"
 
 
 def test_the_shipped_policy_is_safe_for_ordinary_texts() -> None:

@@ -8,77 +8,44 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.policy.folds import Folds
-from gateway.policy.matcher import Entry, Matcher
-from gateway.policy.patterns import compile_rule
-from gateway.policy.rules import Mask, Meaning, Rules, RuleStream, build_words
-from gateway.policy.verdict import Action
-
-LETTERS = "abc敏感词 .，!1@$0́\u200b ＡB"
-WORDS = ("ab", "abc", "敏感", "敏感词", "a c", "bca", "c敏", "abba", "词a")
-ACTIONS: tuple[Action, ...] = ("flag", "redact", "block")
+from gateway.policy.rules import Mask, Rules, RuleStream
+from tests.gateway.policy.agreement import (
+    ACTIONS,
+    ALLOWED,
+    LETTERS,
+    MASKS,
+    PATTERNS,
+    WORDS,
+    make_rules,
+    of_cuts,
+    of_whole,
+)
 
 texts = st.text(LETTERS, max_size=24)
 cuts = st.lists(st.integers(1, 5), min_size=1, max_size=24)
 
 
-def make_rules(
-    draw_actions: dict[str, tuple[Action, bool]], allow: list[str], mask: Mask, patterns: dict[str, Action]
-) -> Rules:
-    """Rules from words with an action and whether they are whole words."""
-    entries = [
-        (Entry(word, whole, action != "flag"), Meaning("list", word, action))
-        for word, (action, whole) in draw_actions.items()
-    ]
-    strict = entries[::2]
-    return Rules(
-        (build_words(entries[1::2], Folds()), build_words(strict, Folds(repeat=0, traditional=False))),
-        tuple(compile_rule(f"p{index}", pattern) for index, pattern in enumerate(patterns)),
-        tuple(Meaning(f"p{index}", "personal", action) for index, action in enumerate(patterns.values())),
-        Matcher([Entry(word, False, False) for word in allow]) if allow else None,
-        mask,
-    )
-
-
 rules = st.builds(
     make_rules,
     st.dictionaries(st.sampled_from(WORDS), st.tuples(st.sampled_from(ACTIONS), st.booleans()), max_size=6),
-    st.lists(st.sampled_from(("xabc", "cab", "感词敏感", "a.b.c a", "敏感词c")), max_size=2),
-    st.sampled_from((Mask(), Mask("#"), Mask("*", "[{category}]"))),
-    st.dictionaries(st.sampled_from((r"a\d{1,3}b?", r"(?<!c)1[0-9]{2}(?!\d)", r"c.{1,4}a")), st.sampled_from(ACTIONS)),
+    st.lists(st.sampled_from(ALLOWED), max_size=2),
+    st.sampled_from(MASKS),
+    st.dictionaries(st.sampled_from(PATTERNS), st.sampled_from(ACTIONS)),
 )
-
-
-def run(rules: Rules, text: str, sizes: list[int]) -> tuple[str, object, set[object]]:
-    """What leaves, what blocked, and what was found."""
-    stream, out, place, turn = RuleStream(rules), [], 0, 0
-    while place < len(text):
-        size = sizes[turn % len(sizes)]
-        out.append(stream.feed(text[place : place + size]))
-        place, turn = place + size, turn + 1
-    out.append(stream.finish())
-    return "".join(out), stream.blocked, set(stream.spans)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(rules, texts, cuts)
 def test_cutting_makes_no_difference(rules: Rules, text: str, sizes: list[int]) -> None:
     """One character at a time, any pieces, or all at once."""
-    assert run(rules, text, sizes) == run(rules, text, [1]) == run(rules, text, [100])
+    of_cuts(rules, text, sizes)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(rules, texts, cuts)
 def test_a_stream_is_the_whole_text(rules: Rules, text: str, sizes: list[int]) -> None:
     """Same text as the whole with its spans masked; or, if something blocks, a beginning that ends before it."""
-    spans = rules.check(text)
-    left, blocked, _ = run(rules, text, sizes)
-    blocking = [span for span in spans if span.action == "block"]
-    assert (blocked is not None) == bool(blocking)
-    if not blocking:
-        assert left == rules.redacted(text, spans)
-    elif rules.mask.label is None:
-        assert any(len(left) == span.start for span in blocking)
+    of_whole(rules, text, sizes)
 
 
 @settings(max_examples=500, deadline=None)

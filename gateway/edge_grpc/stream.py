@@ -1,0 +1,151 @@
+"""``ModelStreamInfer``: many requests on one stream, answered as they get ready.
+
+A request's failure is a message of its own and ends nothing else. What fails the whole stream is a status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from tritonclient.grpc import service_pb2 as pb
+
+from gateway.edge_grpc.calls import Call
+from gateway.edge_grpc.incoming import Incoming, Kind
+from gateway.edge_grpc.intake import Intake
+from gateway.edge_grpc.messages import HARMLESS_ID, failed, parsed
+from gateway.edge_grpc.passage import Passage
+from gateway.errors import GatewayError, InternalError, ShuttingDown
+
+STATUS_KEY = "triton_grpc_error"
+"""Triton's own metadata: with "true", the first failure of a request ends the stream with that failure's status."""
+
+
+class Conversation:
+    """One client's stream. ``route`` is what its requests are counted as. Made in the task that will hold it."""
+
+    def __init__(self, intake: Intake, call: Call, route: str) -> None:
+        self._intake, self._call, self._route = intake, call, route
+        self._passage = Passage(intake.forwarder, self._write)
+        self._places = asyncio.Semaphore(intake.limits.requests_per_stream)
+        self._writing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._holder = asyncio.current_task()
+        self._failure: GatewayError | None = None
+        self._reading, self._leaving, self._over, self._count = True, False, False, 0
+
+    async def hold(self, messages: AsyncIterator[bytes]) -> None:
+        """Answer every request until the client says that there are no more. Raises :class:`GatewayError` when the
+        stream as a whole must end."""
+        try:
+            async for raw in messages:
+                await self._places.acquire()  # a full stream is not read on: the client's writes wait
+                await self._start(raw)
+            self._reading = False
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+        except asyncio.CancelledError:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
+        finally:
+            self._over = True
+            for task in self._tasks:
+                task.cancel()
+            await self._passage.close()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    def leave(self) -> None:
+        """This gateway is about to stop: end as soon as nothing is being answered."""
+        self._leaving = True
+        self._leave_if_idle()
+
+    def end(self, error: GatewayError) -> None:
+        """End with ``error``, whatever is being answered."""
+        if self._failure is None and not self._over and self._holder is not None:
+            self._failure = error
+            self._holder.cancel()
+
+    async def _start(self, raw: bytes) -> None:
+        """Begin to answer, and return once the next request can no longer overtake this one."""
+        self._count += 1
+        placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._answer(raw, f"{self._call.request_id}-{self._count}", placed))
+        self._tasks.add(task)
+        task.add_done_callback(self._answered)
+        await placed
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._places.release()
+        self._leave_if_idle()
+
+    def _leave_if_idle(self) -> None:
+        if self._leaving and self._reading and not self._tasks:
+            self.end(ShuttingDown())
+
+    async def _answer(self, raw: bytes, request_id: str, placed: asyncio.Future[None]) -> None:
+        request = pb.ModelInferRequest()
+        record = self._intake.record(self._route, self._call, request_id)
+        try:
+            with record:
+                request = parsed(pb.ModelInferRequest, raw)
+                if HARMLESS_ID.fullmatch(request.id):
+                    record.request_id = request.id
+                one = await self._intake.admit(self._call, record, request, raw)
+                await self._by_kind(one, placed)
+        except GatewayError as error:
+            await self._fail(request, error)
+        except Exception:  # noqa: BLE001 - the process edge: the record has logged it
+            await self._fail(request, InternalError())
+        finally:
+            _open(placed)
+
+    async def _by_kind(self, one: Incoming, placed: asyncio.Future[None]) -> None:
+        if one.kind is Kind.TENSORS:
+            async with self._intake.lease(one):
+                done = await self._passage.ask(one)
+                _open(placed)
+                await done
+            return
+        _open(placed)
+        await (self._generated(one) if one.kind is Kind.GENERATES else self._screened(one))
+
+    async def _generated(self, one: Incoming) -> None:
+        answers = one.answers()
+        answer = await self._intake.generation.start(one.principal, one.ask(self._intake.limits, stream=True))
+        try:
+            async for delta in answer:
+                if delta.text or delta.finish_reason:
+                    await self._send(answers.response(delta, delta.text, final=bool(delta.finish_reason)))
+        finally:
+            await answer.close()
+        one.ended(answer)
+
+    async def _screened(self, one: Incoming) -> None:
+        async with (
+            self._intake.lease(one) as lease,
+            contextlib.aclosing(self._intake.screen.ask(one, lease)) as responses,
+        ):
+            async for response in responses:
+                await self._send(response)
+
+    async def _fail(self, request: pb.ModelInferRequest, error: GatewayError) -> None:
+        if self._call.one(STATUS_KEY) == "true":
+            self.end(error)
+        else:
+            await self._write(bytes(failed(error, request).SerializeToString()))
+
+    async def _send(self, response: pb.ModelInferResponse) -> None:
+        await self._write(bytes(pb.ModelStreamInferResponse(infer_response=response).SerializeToString()))
+
+    async def _write(self, message: bytes) -> None:
+        async with self._writing:
+            await self._call.context.write(message)
+
+
+def _open(placed: asyncio.Future[None]) -> None:
+    if not placed.done():
+        placed.set_result(None)

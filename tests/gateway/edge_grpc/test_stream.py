@@ -1,0 +1,282 @@
+"""ModelStreamInfer: many requests at once on one stream, its bounds, its deadlines, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from .kserve import EMPTY_FINAL, FINAL, Kserved, bearer, infer, kserve, texts_of
+
+
+def said(responses: list[Any], id_: str) -> str:
+    """What was said to one request."""
+    own = [each.infer_response for each in responses if each.infer_response.id == id_ and each.infer_response.outputs]
+    return "".join(texts_of(each.raw_output_contents[0])[0] for each in own)
+
+
+async def until(condition: Any) -> None:
+    """Wait for it, 2 s at most."""
+    ends = time.monotonic() + 2
+    while not condition():
+        assert time.monotonic() < ends, "it did not come about"
+        await asyncio.sleep(0.005)
+
+
+async def test_requests_are_answered_side_by_side(door: Kserved) -> None:
+    """One that hangs holds nobody up, and every response carries its request's id."""
+    async with door.stub() as stub:
+        call = stub.ModelStreamInfer(metadata=bearer())
+        for request in (
+            infer("generate", "slow", id="slow"),
+            infer("generate", "one two", id="words"),
+            infer("letters", "abc", id="letters"),
+            infer("numbers", 1.0, id="numbers"),
+        ):
+            await call.write(request)
+        responses = []
+        while sum(each.infer_response.parameters[FINAL].bool_param for each in responses) < 2 or len(responses) < 7:
+            responses.append(await call.read())
+        assert said(responses, "slow") == "one"
+        assert said(responses, "words") == "one two"
+        assert said(responses, "letters") == "abc"
+        assert [each.infer_response.outputs[0].name for each in responses if each.infer_response.id == "numbers"] == [
+            "doubled"
+        ]
+        call.cancel()
+    await asyncio.wait_for(door.triton.cancelled.wait(), 1)
+
+
+async def test_a_failure_is_its_requests_own(door: Kserved) -> None:
+    """The code is the first word, the id is the request's, and the stream goes on."""
+    late = infer("generate", "late-error:invalid_input: top_p must be above 0", id="late")
+    responses = await door.talk(
+        infer("absent", id="absent"), infer("generate", "bad word", id="bad"), late, infer("generate", "one", id="good")
+    )
+    failures = {each.infer_response.id: each for each in responses if each.error_message}
+    assert {id_: each.error_message.split(":")[0] for id_, each in failures.items()} == {
+        "absent": "model_not_found",
+        "bad": "prompt_rejected",
+        "late": "invalid_request",
+    }
+    assert failures["late"].infer_response.parameters["tidegate_code"].string_param == "invalid_request"
+    assert failures["late"].infer_response.parameters[FINAL].bool_param
+    assert (said(responses, "good"), said(responses, "late")) == ("one", "one ")
+
+
+async def test_a_client_that_wants_a_status_gets_one(door: Kserved) -> None:
+    """Triton's own `triton_grpc_error`: the first failure ends the stream."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await door.talk(infer("generate", "bad word"), metadata=bearer(triton_grpc_error="true"))
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert dict(caught.value.trailing_metadata() or ())["tidegate-code"] == "prompt_rejected"
+
+
+async def test_tensors_pass_as_they_came(door: Kserved) -> None:
+    """All that the client wrote but its place in Triton's queue, fields of a later protocol included, in order."""
+    request = infer("numbers", 1.5, id="b", sequence_id=7, sequence_start=True, priority=1, note="kept")
+    request.MergeFromString(b"\xfa\x3f\x03abc")  # field 1023, unknown here
+    responses = await door.talk(*[infer("numbers", float(each), id=f"n{each}") for each in range(30)], request)
+    assert [each.infer_response.id for each in responses] == [*[f"n{each}" for each in range(30)], "b"]
+    got = door.triton.asked[-1]
+    assert got.parameters["priority"].uint64_param == 0
+    assert got.parameters.pop(EMPTY_FINAL).bool_param
+    got.parameters["priority"].int64_param = 1
+    assert got == request
+    assert b"\xfa\x3f\x03abc" in got.SerializeToString()
+
+
+async def test_tensors_share_one_stream_to_triton(door: Kserved) -> None:
+    """So order and sequences are Triton's own; Triton's words about a request are told."""
+    wrong = infer("numbers", 1.0, id="wrong")
+    wrong.inputs[0].datatype = "FP64"
+    async with door.stub() as stub:
+        call = stub.ModelStreamInfer(metadata=bearer())
+        for request in (infer("numbers", 1.0, id="a"), wrong, infer("numbers", 2.0, id="c")):
+            await call.write(request)
+        responses = [await call.read() for _ in range(3)]
+        assert [each.infer_response.id for each in responses] == ["a", "wrong", "c"]
+        assert responses[1].error_message == "invalid_request: unexpected data-type"
+        assert door.triton.open_streams == 1
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+    await until(lambda: door.triton.open_streams == 0)
+
+
+@pytest.mark.parametrize("model", ["generate", "letters", "numbers"])
+async def test_a_client_that_leaves_is_cancelled_in_triton(door: Kserved, model: str) -> None:
+    """Within 100 ms on a quiet machine; here within a second, on a stream and on a unary call."""
+    request = infer("numbers", -1.0) if model == "numbers" else infer(model, "hang")
+    async with door.stub() as stub:
+        call = stub.ModelStreamInfer(metadata=bearer())
+        await call.write(request)
+        await until(lambda: len(door.triton.asked) == 1)
+        call.cancel()
+        await asyncio.wait_for(door.triton.cancelled.wait(), 1)
+        if model == "letters":  # decoupled: no unary calls
+            return
+        door.triton.cancelled.clear()
+        unary = stub.ModelInfer(request, metadata=bearer())
+        await until(lambda: len(door.triton.asked) == 2)
+        unary.cancel()
+        await asyncio.wait_for(door.triton.cancelled.wait(), 1)
+    async with door.served.client() as client:
+        metrics = (await client.get("/metrics")).text
+    assert 'tidegate_requests_total{outcome="client_closed",route="grpc:ModelInfer"} 1.0' in metrics
+    assert 'tidegate_requests_total{outcome="client_closed",route="grpc:ModelStreamInfer"} 1.0' in metrics
+
+
+@pytest.mark.parametrize("model", ["generate", "letters", "numbers"])
+async def test_a_request_has_its_time(tmp_path: Path, model: str) -> None:
+    """The gateway's own limit, the request's `timeout` and the call's deadline: the shortest counts, and Triton is
+    told."""
+    text = "slow" if model == "generate" else "hang"
+    request = infer("numbers", -1.0) if model == "numbers" else infer(model, text)
+    async with kserve(tmp_path, request_timeout_seconds=0.3) as door:
+        responses = await door.talk(request)
+        assert responses[-1].error_message.startswith("deadline_exceeded: ")
+        await asyncio.wait_for(door.triton.cancelled.wait(), 1)
+    async with kserve(tmp_path) as door:
+        request.parameters["timeout"].int64_param = 200_000
+        responses = await door.talk(request)
+        assert responses[-1].error_message.startswith("deadline_exceeded: ")
+        door.triton.cancelled.clear()
+        del request.parameters["timeout"]
+        with contextlib.suppress(grpc.aio.AioRpcError):  # whoever's clock is first
+            assert (await door.talk(request, timeout=0.3))[-1].error_message.startswith("deadline_exceeded: ")
+        await asyncio.wait_for(door.triton.cancelled.wait(), 1)
+        await until(lambda: door.triton.open_streams == 0)
+
+
+async def test_a_stream_goes_on_after_one_of_its_tensor_requests_hung(tmp_path: Path) -> None:
+    """Its stream to Triton ends with it, and the next request opens another."""
+    async with kserve(tmp_path) as door, door.stub() as stub:
+        call = stub.ModelStreamInfer(metadata=bearer())
+        hanging = infer("numbers", -1.0, id="hangs")
+        hanging.parameters["timeout"].int64_param = 100_000
+        await call.write(hanging)
+        assert (await call.read()).error_message.startswith("deadline_exceeded: ")
+        await call.write(infer("numbers", 1.0, id="next"))
+        assert (await call.read()).infer_response.id == "next"
+        await door.served.triton_server.stop(None)
+        await call.write(infer("numbers", 1.0, id="gone"))
+        assert (await call.read()).error_message.startswith("triton_unavailable: ")
+
+
+async def test_the_requests_of_a_stream_are_bounded(tmp_path: Path) -> None:
+    """More of them wait in the client, and are answered when there is room."""
+    async with kserve(tmp_path, grpc_requests_per_stream=2) as door, door.stub() as stub:
+        call = stub.ModelStreamInfer(metadata=bearer())
+        waiting = infer("generate", "slow", id="slow")
+        waiting.parameters["timeout"].int64_param = 400_000
+        for request in (waiting, waiting, infer("generate", "one", id="third")):
+            await call.write(request)
+        texts = [(await call.read()).infer_response.id for _ in range(2)]
+        assert texts == ["slow", "slow"]
+        await asyncio.sleep(0.1)
+        assert len(door.triton.asked) == 2
+        await call.done_writing()
+        rest = [await call.read() for _ in range(3)]
+        assert said(rest, "third") == "one"
+        assert await call.read() is grpc.aio.EOF
+
+
+async def test_requests_in_flight_are_bounded_over_both_doors(tmp_path: Path) -> None:
+    """The gateway has one bound; who comes after it is told when to come again."""
+    async with kserve(tmp_path, max_concurrent_requests=1) as door, door.stub() as stub, door.served.client() as client:
+        call = stub.ModelStreamInfer(metadata=bearer())
+        await call.write(infer("generate", "slow", id="a"))
+        assert said([await call.read()], "a") == "one"
+        assert (await client.post("/generate", json={"text_input": "one"})).status_code == 429
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ModelInfer(infer("numbers", 1.0), metadata=bearer())
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert int(dict(caught.value.trailing_metadata() or ())["retry-after"]) >= 1
+        await call.write(infer("generate", "one", id="b"))
+        refusal = await call.read()
+        assert refusal.error_message.startswith("too_many_requests: ")
+        assert refusal.infer_response.parameters["retry_after_seconds"].int64_param >= 1
+        call.cancel()
+        await asyncio.wait_for(door.triton.cancelled.wait(), 1)
+        await stub.ModelInfer(infer("numbers", 1.0), metadata=bearer())
+
+
+async def test_open_streams_are_bounded(tmp_path: Path) -> None:
+    """Idle ones too; health is not among them."""
+    async with kserve(tmp_path, grpc_max_streams=1) as door, door.stub() as stub:
+        first = stub.ModelStreamInfer(metadata=bearer())
+        await first.write(infer("numbers", 1.0))
+        await first.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await door.talk(infer("numbers", 1.0))
+        assert dict(caught.value.trailing_metadata() or ())["tidegate-code"] == "too_many_requests"
+        await first.done_writing()
+        assert await first.read() is grpc.aio.EOF
+        assert len(await door.talk(infer("numbers", 1.0))) == 1
+
+
+async def test_messages_are_bounded(tmp_path: Path) -> None:
+    """Larger ones end the call; nothing larger is held in memory."""
+    async with kserve(tmp_path, grpc_max_message_bytes=100_000, max_body_bytes=1000) as door, door.stub() as stub:
+        await stub.ModelInfer(infer("numbers", *[1.0] * 20_000), metadata=bearer())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ModelInfer(infer("numbers", *[1.0] * 30_000), metadata=bearer())
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert len(door.triton.asked) == 1
+
+
+async def test_what_is_not_a_request_is_refused(door: Kserved) -> None:
+    """A message of another protocol, and none at all."""
+    path = "/inference.GRPCInferenceService/"
+    async with grpc.aio.insecure_channel(door.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(path + "ModelInfer")(b"\xff\xff\xff", metadata=bearer())
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        call = channel.stream_unary(path + "ModelInfer")(metadata=bearer())
+        await call.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_message_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
+    """The request's time includes its arrival."""
+    async with kserve(tmp_path, request_timeout_seconds=0.2) as door:
+        async with grpc.aio.insecure_channel(door.address) as channel:
+            call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(metadata=bearer())
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+        assert dict(caught.value.trailing_metadata() or ())["tidegate-code"] == "request_timeout"
+
+
+async def test_calls_are_counted_and_logged(door: Kserved, caplog: pytest.LogCaptureFixture) -> None:
+    """By route from a closed set, with outcome, tenant and tokens; no text."""
+    with caplog.at_level("INFO", logger="tidegate"):
+        await door.talk(infer("generate", "one two", id="mine"), infer("generate", "bad word", id="yours"))
+        async with door.stub() as stub:
+            await stub.ModelInfer(infer("numbers", 1.0), metadata=bearer(**{"x-request-id": "unary-1"}))
+        await until(lambda: len(caplog.records) >= 3)
+    fields = {each.fields["request_id"]: each.fields for each in caplog.records if each.message == "request"}
+    mine = {key: value for key, value in fields["mine"].items() if key != "seconds"}
+    assert mine == {
+        "request_id": "mine",
+        "route": "grpc:ModelStreamInfer",
+        "outcome": "ok",
+        "tenant": "acme",
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+        "finish_reason": "stop",
+    }
+    assert fields["yours"]["outcome"] == "prompt_rejected"
+    assert fields["unary-1"]["route"] == "grpc:ModelInfer"
+    assert "bad" not in caplog.text
+    async with door.served.client() as client:
+        metrics = (await client.get("/metrics")).text
+    assert 'tidegate_requests_total{outcome="ok",route="grpc:ModelStreamInfer"} 1.0' in metrics
+    assert 'tidegate_requests_total{outcome="prompt_rejected",route="grpc:ModelStreamInfer"} 1.0' in metrics
+    assert "tidegate_requests_in_flight 0.0" in metrics
