@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import time
@@ -15,6 +16,7 @@ import aiohttp
 
 from benchmarks.everyday.setting import BROKEN_POLICY, POLICY, Everyday
 
+SCORES = itertools.cycle((5, 4, 5, 3, 4, 5, 2, 4, 5, 1))
 Visit = Callable[["Person"], Awaitable[str]]
 
 
@@ -44,13 +46,12 @@ def outcome(answer: dict[str, object]) -> str:
 
 
 async def asks_and_rates(person: Person) -> str:
-    """A question, and a score for most answers."""
+    """A question, and a score for its answer."""
     answer = await person.ask(
         random.choice(("What is the capital of France?", "Name three fruits.", "Who wrote Hamlet?"))
     )
-    if "error" not in answer and random.random() < 0.7:
-        score = random.choices((1, 2, 3, 4, 5), (1, 1, 2, 5, 6))[0]
-        await person.post("/feedback", {"request_id": answer["id"], "score": score})
+    if "error" not in answer:
+        await person.post("/feedback", {"request_id": answer["id"], "score": next(SCORES)})
     return outcome(answer)
 
 
