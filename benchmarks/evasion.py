@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import evasions, harness
 from benchmarks.policy import environment
+from gateway.policy import pinyin
 from gateway.policy.benign import shipped_texts
 from gateway.policy.folds import Folds
 from gateway.policy.matcher import Entry, Matcher
@@ -59,11 +60,14 @@ def read() -> list[Case]:
     return [Case(*json.loads(line)) for line in lines if line]
 
 
-def rules(words: list[str]) -> Rules:
+def rules(words: list[str], *, with_pinyin: bool = False) -> Rules:
     """A list of these words, each its own category, every fold on."""
-    matcher = Matcher([Entry(word, True) for word in words], Folds())
+    entries = [(Entry(word, True), word) for word in words]
+    if with_pinyin:
+        entries += [(Entry(each.text, each.whole_word), word) for word in words for each in pinyin.spellings(word)]
+    matcher = Matcher([entry for entry, _ in entries], Folds())
     kinds = [matcher.entry(number) for number in range(len(matcher.entries))]
-    meanings = [Meaning("list", word, "redact") for word in words]
+    meanings = [Meaning("list", word, "redact") for _, word in entries]
     return Rules((Words(matcher, matcher.everything, kinds, meanings),))
 
 
@@ -75,9 +79,9 @@ def judged(check: Rules, case: Case) -> tuple[bool, bool]:
     return bool(mine), stretches == [(case.start, case.end)]
 
 
-def measured(cases: list[Case]) -> dict[str, Result]:
+def measured(cases: list[Case], *, with_pinyin: bool = False) -> dict[str, Result]:
     """By script and family."""
-    check = rules(sorted({case.word for case in cases}))
+    check = rules(sorted({case.word for case in cases}), with_pinyin=with_pinyin)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for case in cases:
         found, exact = judged(check, case)
@@ -191,7 +195,10 @@ def main(arguments: list[str]) -> None:
         SET.write_bytes(gzip.compress(lines.encode("utf-8"), mtime=0))
         return
     cases = read()
-    harness.save("evasion", {**figures(measured(cases), cases), "peers_recall_promised": beside(cases)})
+    spelled = measured([case for case in cases if "pinyin" in case.family], with_pinyin=True)
+    shares = {name: each.found / each.cases for name, each in spelled.items()}
+    others = {"recall_with_pinyin": shares, "peers_recall_promised": beside(cases)}
+    harness.save("evasion", {**figures(measured(cases), cases), **others})
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from benchmarks.throughput import BODY
 from deploy.local.stack import Stack
 from gateway.triton import contract
 
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 CLIENTS, REQUESTS, ROUNDS = 16, 1600, 5
 
 
@@ -99,8 +100,24 @@ async def measure(stack: Stack, address: str) -> dict[str, Any]:
         }
 
 
+def write_table(figures: dict[str, Any]) -> None:
+    """Renew the table of docs/grpc.md."""
+    rows = []
+    for key, what in (("by_relayed_response", "a relayed response"), ("by_unary_request", "a unary request")):
+        each = figures[key]
+        rows.append(
+            f"| {what} | {each['http_cpu_us']:.0f} µs | {each['grpc_cpu_us']:.0f} µs | {each['grpc_to_http']:.2f} |"
+        )
+    table = "\n".join([BEGIN, "| | HTTP | gRPC | gRPC to HTTP |", "|---|---|---|---|", *rows, END])
+    page = harness.ROOT / "docs" / "grpc.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    page.write_text(before + table + rest.partition(END)[2], encoding="utf-8")
+
+
 if __name__ == "__main__":
     (port,) = harness.free_ports(1)
     os.environ |= {"TIDEGATE_GRPC_PORT": str(port), "TIDEGATE_MAX_CONCURRENT_REQUESTS": "1000"}
     with harness.instant_stack() as running:
-        harness.save("grpc_door", asyncio.run(measure(running, f"127.0.0.1:{port}")))
+        measured = asyncio.run(measure(running, f"127.0.0.1:{port}"))
+    harness.save("grpc_door", measured)
+    write_table(measured)

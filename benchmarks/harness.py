@@ -129,7 +129,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def save(name: str, figures: dict[str, Any]) -> None:
     """Write ``results/<name>.json`` with the machine beside the figures, and print it."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    record = {"command": f"python -m benchmarks.{name}", "machine": _machine(), **figures}
+    record = {"command": f"python -m benchmarks.{name}", "machine": machine(), **figures}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     sys.stdout.write(json.dumps(record, indent=1) + "\n")
 
@@ -146,7 +146,8 @@ def median(values: Sequence[float]) -> float:
     return float(statistics.median(values))
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What figures were measured on."""
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]

@@ -84,7 +84,10 @@ def _others(results: dict[str, Any]) -> list[Row]:
 
 def _peers(results: dict[str, Any]) -> list[str]:
     speed, recall = results["policy"]["us_per_prompt"], results["evasion"]["peers_recall_promised"]
-    lines = ["| us a prompt | 1,000 words | 10,000 | 100,000 | evasions found |", "|---|--:|--:|--:|--:|"]
+    lines = [
+        "| us of processor time a prompt | 1,000 words | 10,000 | 100,000 | evasions found |",
+        "|---|--:|--:|--:|--:|",
+    ]
     ours = results["evasion"]["recall_promised"]
     for kind, name in (("tidegate", "tidegate, every fold"), *PEERS.items()):
         cells = [f"{speed[size][kind]:,.0f}" if kind in speed[size] else "" for size in ("1000", "10000", "100000")]
@@ -98,6 +101,8 @@ def _families(result: dict[str, Any]) -> list[str]:
     others = [f"{name} {each['recall']:.0%}" for name, each in families if not each["promised"]]
     kept = [f"{name} {each['recall']:.0%}" for name, each in families if each["promised"] and each["recall"] < 1]
     lines = ["Not promised, and found as often as this: " + "; ".join(others) + "."]
+    spelled = [f"{name} {share:.0%}" for name, share in result["recall_with_pinyin"].items()]
+    lines += ["", "With `pinyin: true`: " + "; ".join(spelled) + "."]
     return [*lines, *(["", "Promised, and not found always: " + "; ".join(kept) + "."] if kept else [])]
 
 

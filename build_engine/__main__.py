@@ -1,4 +1,5 @@
-"""``python -m build_engine build|inspect``. The last line of ``build`` on stdout is the manifest as JSON."""
+"""``python -m build_engine build|inspect|publish|promote|rollback|list``. The last line of ``build`` on stdout is the
+manifest as JSON."""
 
 from __future__ import annotations
 
@@ -20,13 +21,15 @@ from build_engine.recipe import (
     TARGETS,
     Recipe,
 )
+from build_engine.rollout_command import add_commands
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status (:mod:`build_engine.errors`)."""
     options = _parser().parse_args(argv)
     try:
-        return _inspect(options) if options.command == "inspect" else _build(options)
+        status: int = options.run(options)
+        return status
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -95,11 +98,17 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--strict", action="store_true", help="refuse rather than fall back to another precision")
     _add_tensorrt(make)
     _add_classifier(make)
+    make.add_argument(
+        "--goldens", type=Path, metavar="FILE", help="JSON lines to ask the finished engine; promote asks them again"
+    )
     make.add_argument("--force", action="store_true", help="publish a new version even if nothing changed")
     make.add_argument("--quiet", action="store_true", help="no progress bars")
+    make.set_defaults(run=_build)
     look = commands.add_parser("inspect", help="show what a version is and check its files")
     look.add_argument("path", type=Path, help="a version, a model or a repository")
     look.add_argument("--json", action="store_true")
+    look.set_defaults(run=_inspect)
+    add_commands(commands)
     return parser
 
 

@@ -60,11 +60,11 @@ def build_classifier(recipe: ClassifierRecipe, *, force: bool = False) -> dict[s
         with publish.staging(recipe.repository) as staging, clock.stage("assemble"):
             staged = staging / "version"
             _assemble(staged, recipe, source, tokenizer, engine)
+            config = classifier_pbtxt(recipe, source.config, _parameters(recipe, source, accuracy))
+            (staged / "config.pbtxt").write_text(config, encoding="utf-8")
             manifest = _manifest(recipe, source, files, facts, accuracy, inputs=inputs, clock=clock, staged=staged)
             (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-            digest = manifests.sha256_of(staged / manifests.MANIFEST)
-            text = classifier_pbtxt(recipe, source.config, _parameters(recipe, source, accuracy, digest))
-            publish.publish(staged, text, recipe.repository / recipe.name)
+            publish.publish(staged, recipe.repository / recipe.name)
     return manifest
 
 
@@ -120,9 +120,7 @@ def classifier_pbtxt(recipe: ClassifierRecipe, config: EncoderConfig, parameters
     return str(text_format.MessageToString(model, as_utf8=True))
 
 
-def _parameters(
-    recipe: ClassifierRecipe, source: ClassifierSource, accuracy: dict[str, Any], manifest_sha256: str
-) -> dict[str, str]:
+def _parameters(recipe: ClassifierRecipe, source: ClassifierSource, accuracy: dict[str, Any]) -> dict[str, str]:
     """What the model says about itself in ``config.pbtxt``."""
     return {
         "tidegate_format": "1",
@@ -130,7 +128,6 @@ def _parameters(
         "labels": json.dumps(source.config.labels, ensure_ascii=False),
         "precision": str(accuracy["precision"]),
         "threads": str(recipe.threads),
-        "manifest_sha256": manifest_sha256,
     }
 
 

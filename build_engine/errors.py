@@ -8,7 +8,10 @@
     ├── TextError              the calibration or held-out text cannot be used; names file and line
     ├── AccuracyError          the engine is too far from its reference to be published
     ├── EngineBuildError       TensorRT refuses the graph, or would build something else than it; quotes its line
-    └── PublishError           the repository cannot take the version
+    ├── PublishError           the repository cannot take the version
+    └── RolloutError           the new version does not serve; the old one does
+        ├── Refused            it failed its proof: it does not load, or does not answer as it should
+        └── TritonError        Triton cannot be reached or takes no orders
 
 Every error carries a message for a person. ``python -m build_engine`` prints it as one line and exits with
 ``exit_code``.
@@ -68,6 +71,22 @@ class AccuracyError(BuildError):
     """The engine is too far from its reference."""
 
     exit_code = 5
+
+
+class RolloutError(BuildError):
+    """A rollout that did not happen."""
+
+    exit_code = 8
+
+
+class Refused(RolloutError):
+    """The version failed its proof; what served before serves on."""
+
+    exit_code = 7
+
+
+class TritonError(RolloutError):
+    """Triton cannot be reached, or does not let itself be controlled."""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 from build_engine import manifest as manifests
 from build_engine.errors import SourceError
-from build_engine.publish import is_served, versions
+from build_engine.publish import is_settled, versions
 
 
 def find_versions(path: Path) -> list[Path]:
@@ -28,7 +28,7 @@ def inspect(version: Path) -> dict[str, Any]:
     problems = manifests.differences(version, manifest)
     version = version.resolve()
     newest = versions(version.parent)[-1:] == [version]
-    if newest and not is_served(version, manifests.sha256_of(version / manifests.MANIFEST)):
+    if newest and not is_settled(version, manifests.sha256_of(version / manifests.MANIFEST)):
         problems.append("config.pbtxt belongs to another version, or the manifest was changed; build again to repair")
     return {"path": path, **manifest, "problems": problems}
 

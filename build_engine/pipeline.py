@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from build_engine import goldens, publish, report
 from build_engine import manifest as manifests
-from build_engine import publish, report
 from build_engine.adapter import adapter_files, merge
 from build_engine.errors import BuildError, SourceError, refusing
 from build_engine.manifest import Clock
@@ -21,7 +21,7 @@ from build_engine.targets import Made, make_engine
 from build_engine.triton_config import config_pbtxt
 
 BACKEND = Path(__file__).parent / "backend"
-WHERE = ("source", "name", "repository", "work_dir", "adapter", "calibration", "held_out")
+WHERE = ("source", "name", "repository", "work_dir", "adapter", "calibration", "held_out", "goldens")
 
 
 def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -47,22 +47,25 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
         staged = folder / "version"
         _assemble(staged, engine, source.tokenizer)
+        parameters = _parameters(recipe, source, room, engine)
+        (staged / "config.pbtxt").write_text(config_pbtxt(recipe.name, parameters), encoding="utf-8")
+        if recipe.goldens is not None:
+            goldens.record(staged, goldens.read_goldens(recipe.goldens, source.tokenizer), recipe.serving(room))
         built = {"precision": engine.facts["precision"], "serving": recipe.serving(room), "engine": engine.facts}
         manifest = _manifest(recipe, source, files, built, inputs=inputs, clock=clock, staged=staged)
         if engine.accuracy is not None:
             report.add(staged, manifest, engine.accuracy)
             manifest["accuracy"] = _judged(engine.accuracy)
         (staged / manifests.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        parameters = _parameters(recipe, source, room, built["precision"])
-        parameters["manifest_sha256"] = manifests.sha256_of(staged / manifests.MANIFEST)
-        text = config_pbtxt(recipe.name, parameters)
-        publish.publish(staged, text, recipe.repository / recipe.name)
+        publish.publish(staged, recipe.repository / recipe.name)
     return manifest
 
 
 def input_files(recipe: Recipe) -> dict[str, Path]:
     """The files of source, adapter and texts, by the name that they have in the manifest."""
-    files = named_files(recipe.source, {"calibration": recipe.calibration, "held-out": recipe.held_out})
+    files = named_files(
+        recipe.source, {"calibration": recipe.calibration, "held-out": recipe.held_out, "goldens": recipe.goldens}
+    )
     if recipe.adapter is not None:
         files |= {f"adapter/{file.name}": file for file in adapter_files(recipe.adapter)}
     return files
@@ -100,14 +103,16 @@ def _judged(accuracy: dict[str, Any]) -> dict[str, Any]:
     return {field: accuracy[field] for field in fields} | {"kept": len(accuracy["kept"])}
 
 
-def _parameters(recipe: Recipe, source: Source, room: Room, precision: str) -> dict[str, str]:
+def _parameters(recipe: Recipe, source: Source, room: Room, engine: Made) -> dict[str, str]:
     """What the model says about itself in ``config.pbtxt``."""
-    tokenizer = source.tokenizer
+    tokenizer, precision = source.tokenizer, engine.facts["precision"]
+    unproven = "missing" if precision.startswith("int8") else "not_needed"  # fp32 and fp16 need no text
     return {
         "tidegate_format": "1",
         "architecture": source.config.architecture,
         "engine": recipe.target,
         "precision": precision,
+        "accuracy_gate": "passed" if engine.accuracy and engine.accuracy["passed"] else unproven,
         "created": str(int(time.time())),
         "context_length": str(room.context_length),
         "vocab_size": str(source.config.vocab_size),

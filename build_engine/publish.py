@@ -2,18 +2,21 @@
 
 It is staged beside the repository, never in its root (Triton takes every folder there for a model), made durable with
 fsync, and renamed in. The first version brings the whole model folder; a later one is renamed into it, and only then is
-``config.pbtxt`` replaced. Staging folders that a killed build left behind are removed by the next one.
+``config.pbtxt`` replaced, unless it is pinned (:mod:`build_engine.serving`): then what is served is for a rollout to
+change. Staging folders that a killed build left behind are removed by the next one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from build_engine import serving
 from build_engine.errors import PublishError
 from build_engine.manifest import MANIFEST, read_manifest, sha256_of
 
@@ -61,47 +64,100 @@ def staging(repository: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(staged_version: Path, config_pbtxt: str, model: Path) -> Path:
-    """Move ``staged_version`` (a folder inside :func:`staging`) to the next version of ``model``; returns its path."""
-    numbers = [int(path.name) for path in versions(model)]
-    number = max(numbers, default=0) + 1
+@contextlib.contextmanager
+def locked(model: Path, *, wait: bool) -> Iterator[None]:
+    """Nobody else publishes into ``model`` or rolls it out meanwhile; the system lets go of a killed process's lock.
+    Raises :class:`PublishError` when somebody does and ``wait`` is false."""
+    descriptor = os.open(model, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PublishError(f"{model} is being published into or rolled out by another process") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def publish(staged_version: Path, model: Path, *, pinned: bool = False) -> Path:
+    """Move ``staged_version`` (a folder inside :func:`staging`) to the next version of ``model``; returns its path.
+    With ``pinned`` what the model serves stays what it is; a model's first version is served in any case. Raises
+    :class:`PublishError`."""
     _sync_tree(staged_version)
     stage = staged_version.parent
-    config = stage / "config.pbtxt"
-    _write(config, config_pbtxt)
     if not model.exists():
         whole = stage / "model"
         whole.mkdir()
-        os.rename(staged_version, whole / str(number))
-        os.rename(config, whole / "config.pbtxt")
+        os.rename(staged_version, whole / "1")
+        config = serving.config_for(whole / "1", model.name, pinned=pinned)
+        _write(whole / serving.CONFIG, serving.as_text(config))
         _sync(whole)
         os.rename(whole, model)
         _sync(model.parent)
-    else:
+        return model / "1"
+    with locked(model, wait=True):
+        known = versions(model)
+        number = 1 + max((int(path.name) for path in known), default=0)
+        stays_pinned = pinned or serving.served(model).pinned
+        if stays_pinned and known:
+            _pin(model, known)
+        else:
+            config = serving.config_for(staged_version, model.name, pinned=stays_pinned, number=number)
+            _write(stage / serving.CONFIG, serving.as_text(config))
         os.rename(staged_version, model / str(number))
-        os.replace(config, model / "config.pbtxt")
+        if (stage / serving.CONFIG).exists():
+            os.replace(stage / serving.CONFIG, model / serving.CONFIG)
         _sync(model)
     return model / str(number)
 
 
+def _pin(model: Path, known: list[Path]) -> None:
+    """Pin what follows the latest version to the version that it serves now, before a newer one appears."""
+    now = serving.served(model)
+    if not now.pinned:
+        serves = next((version for version in known if now.version == int(version.name)), known[-1])
+        replace_config(model, serving.as_text(serving.config_for(serves, model.name, pinned=True)))
+
+
+def replace_config(model: Path, text: str) -> None:
+    """Replace ``config.pbtxt`` of ``model`` at once and durably."""
+    file = model / f"{serving.CONFIG}.next"
+    _write(file, text)
+    os.replace(file, model / serving.CONFIG)
+    _sync(model)
+
+
+def prune(model: Path, keep: set[int]) -> list[int]:
+    """Remove the versions that are not in ``keep``, each at once; returns their numbers. Raises
+    :class:`PublishError`."""
+    gone = [version for version in versions(model) if int(version.name) not in keep]
+    with staging(model.parent) as folder:
+        for version in gone:
+            os.rename(version, folder / version.name)
+        _sync(model)
+    return [int(version.name) for version in gone]
+
+
 def found(model: Path, input_hash: str) -> dict[str, Any] | None:
-    """The manifest of the newest version of ``model`` when it was made of just these inputs and is served. Raises
+    """The manifest of the newest version of ``model`` when it was made of just these inputs and nothing is
+    left to do for it. Raises
     :class:`build_engine.errors.CorruptSource` when it has none that can be read."""
     latest = next(reversed(versions(model)), None)
     if latest is None:
         return None
     manifest = read_manifest(latest)
     same = manifest["input_hash"] == input_hash
-    return manifest if same and is_served(latest, sha256_of(latest / MANIFEST)) else None
+    return manifest if same and is_settled(latest, sha256_of(latest / MANIFEST)) else None
 
 
-def is_served(version: Path, manifest_sha256: str) -> bool:
-    """Whether the model's ``config.pbtxt`` is the one that came with ``version``. It is not when a build was killed
-    between the two."""
+def is_settled(version: Path, manifest_sha256: str) -> bool:
+    """Whether nothing is left to do for ``version``: the model's ``config.pbtxt`` is the one that came with it, or is
+    pinned. It is neither when a build was killed between the two."""
     try:
-        return manifest_sha256 in (version.parent / "config.pbtxt").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        now = serving.served(version.parent)
+    except PublishError:
         return False
+    return now.pinned or now.manifest_sha256 == manifest_sha256
 
 
 def _write(path: Path, text: str) -> None:

@@ -107,6 +107,7 @@ class Recipe:
     workspace_mib: int | None = None
     version_compatible: bool = False
     hardware_compatibility: str = "none"
+    goldens: Path | None = None
 
     def check(self) -> None:
         """Raise :class:`RecipeError` naming the first argument that makes no sense."""

@@ -66,11 +66,13 @@ def _text(where: str, line: str, tokenizer: TokenizerFiles) -> str:
     if isinstance(entry.get("text"), str):
         return str(entry["text"])
     if isinstance(entry.get("messages"), list):
-        return _rendered(where, entry["messages"], tokenizer)
+        return rendered(where, entry["messages"], tokenizer)
     raise TextError(f"{where}: neither text (a string) nor messages (a list)")
 
 
-def _rendered(where: str, messages: list[Any], tokenizer: TokenizerFiles) -> str:
+def rendered(where: str, messages: list[Any], tokenizer: TokenizerFiles, *, ask: bool = False) -> str:
+    """A conversation in the model's chat template; with ``ask`` the model's turn is opened behind it. Raises
+    :class:`TextError` that begins with ``where``."""
     if not tokenizer.chat_template:
         raise TextError(f"{where}: messages, but the model has no chat template; give text")
 
@@ -81,6 +83,7 @@ def _rendered(where: str, messages: list[Any], tokenizer: TokenizerFiles) -> str
     environment.globals["raise_exception"] = refuse
     try:
         template = environment.from_string(tokenizer.chat_template)
-        return template.render(messages=messages, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+        values = {"messages": messages, "bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+        return template.render(values | ({"add_generation_prompt": True} if ask else {}))
     except jinja2.TemplateError as error:
         raise TextError(f"{where}: the chat template refuses these messages: {error}") from None

@@ -84,8 +84,7 @@ def _policy(options: argparse.Namespace) -> int:
 
 def _access(options: argparse.Namespace) -> int:
     try:
-        url = RedisSettings().redis_url
-        return access_command.run(options, None if url is None else url.get_secret_value())
+        return access_command.run(options, RedisSettings().redis_address())
     except AccessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

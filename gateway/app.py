@@ -208,7 +208,7 @@ def _quotas(settings: Settings, telemetry: Telemetry) -> Quotas:
         settings.quota_file,
         telemetry,
         lifetime_seconds=settings.max_request_timeout_seconds + LEASE_MARGIN_SECONDS,
-        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        redis_url=settings.redis_address(),
         on_redis_failure=settings.quota_on_redis_failure,
         directory=settings.quota_directory,
         workers=settings.workers,
@@ -247,7 +247,7 @@ def _authenticator(settings: Settings, telemetry: Telemetry) -> Authenticator:
         where=where,
         api_keys_file=settings.api_keys_file,
         revocation_file=settings.revocation_file,
-        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        redis_url=settings.redis_address(),
         look_seconds=settings.revocation_seconds,
         development=settings.environment == "development",
     )

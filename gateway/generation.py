@@ -119,16 +119,23 @@ class Generation:
             for _ in range(answers):
                 leases.append(await self._lease(principal, ask))
             info = await self._info(ask.model)
-            _require_inputs(info, ask.parameters)
             context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
-            with stage(ask.trace, "policy.input"):
-                prompt, decision = await self._checked(ask.prompt, info, context)
-            with stage(ask.trace, "template"):
-                values = {**_rendered(prompt, info), **ask.parameters}
-            return Admitted(principal, ask, leases, info, values, context, decision)
+            return await self._written(principal, ask, leases, context=context, info=info)
         except BaseException:
             await _released(ask, leases)
             raise
+
+    async def _written(
+        self, principal: Principal, ask: Ask, leases: list[Lease], *, context: Context, info: ModelInfo
+    ) -> Admitted:
+        """The request in the form of the model's version, and checked. Raises
+        :class:`gateway.errors.GatewayError`."""
+        _require_inputs(info, ask.parameters)
+        with stage(ask.trace, "policy.input"):
+            prompt, decision = await self._checked(ask.prompt, info, context)
+        with stage(ask.trace, "template"):
+            values = {**_rendered(prompt, info), **ask.parameters}
+        return Admitted(principal, ask, leases, values, context, decision, info)
 
     async def _lease(self, principal: Principal, ask: Ask) -> Lease:
         """The tenant's leave to use tokens. Raises :class:`QuotaExceeded`."""
@@ -145,27 +152,56 @@ class Generation:
         """Ask Triton for answer ``number``, with ``changes`` of its parameters. All but a request's first answer take a
         place of their own among those in flight: ``changes`` is None for that one. Raises
         :class:`gateway.errors.GatewayError`."""
-        ask, lease, values = admitted.ask, admitted.leases[number], admitted.values | (changes or {})
-        if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
-            values["stream"] = True
+        ask, lease = admitted.ask, admitted.leases[number]
         try:
             leave = None
             if changes is not None:
                 self._admission.enter()
                 leave = self._admission.leave
-            seconds = ask.seconds_left()
-            record = self._record(admitted)
-            deltas = self._triton.generate(ask.model, ask.request_id, values, seconds, metadata=record.metadata)
-            policy = self._policy.policy.version
-            guard = self._policy.output(replace(admitted.context, direction="output"))
-            gate = LogprobGate(guard) if "logprobs" in values else None
-            verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
-            text = _guarded(deltas, guard, lease, gate, ask.trace)
-            answer = Answer(ask, lease, record, text, policy_version=policy, verdicts=verdicts, leave=leave)
-            self._began(admitted, await answer.wait_for_first())
+            answer = await self._asked(admitted, lease, changes or {}, leave)
+            anew = await self._written_anew(admitted, answer)
+            if anew is not None:
+                admitted, answer = anew, await self._asked(anew, lease, changes or {}, leave)
+            self._began(admitted, answer.version)
             return answer
         except BaseException:
             await _released(ask, [lease])
+            raise
+
+    async def _asked(
+        self, admitted: Admitted, lease: Lease, changes: Values, leave: Callable[..., None] | None
+    ) -> Answer:
+        ask, values = admitted.ask, admitted.values | changes
+        if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
+            values["stream"] = True
+        seconds = ask.seconds_left()
+        record = self._record(admitted)
+        deltas = self._triton.generate(ask.model, ask.request_id, values, seconds, metadata=record.metadata)
+        policy = self._policy.policy.version
+        guard = self._policy.output(replace(admitted.context, direction="output"))
+        gate = LogprobGate(guard) if "logprobs" in values else None
+        verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
+        text = _guarded(deltas, guard, lease, gate, ask.trace)
+        answer = Answer(ask, lease, record, text, policy_version=policy, verdicts=verdicts, leave=leave)
+        await answer.wait_for_first()
+        return answer
+
+    async def _written_anew(self, admitted: Admitted, answer: Answer) -> Admitted | None:
+        """When a rollout came between and another version answers than the one that the prompt was written for, and it
+        wants another prompt: that prompt. ``answer`` is stopped then; nothing of it has been sent yet."""
+        written_for = admitted.info
+        if not written_for.version or answer.version == written_for.version:
+            return None
+        try:
+            info = await self._triton.info(admitted.ask.model, anew=True)
+            if info.writes_as(written_for):
+                return None
+            await answer.stop()
+            return await self._written(
+                admitted.principal, admitted.ask, admitted.leases, context=admitted.context, info=info
+            )
+        except BaseException:
+            await answer.close()
             raise
 
     def _record(self, admitted: Admitted) -> AnswerRecord:
@@ -224,10 +260,10 @@ class Admitted:
     principal: Principal
     ask: Ask
     leases: list[Lease]
-    info: ModelInfo
     values: Values
     context: Context
     decision: InputDecision
+    info: ModelInfo
 
     async def release(self) -> None:
         """Give back what no answer was begun for; what runs, or has ended, is charged. Safe to call again."""
@@ -325,10 +361,11 @@ class Answer:
         self._record, self._deltas = record, deltas
         self._failed = False
         self._first: Delta | None = None
+        self.version = ""
         self.last: Delta | None = None
 
-    async def wait_for_first(self) -> str:
-        """Wait until Triton has answered something; the model's version. Raises what it refused with."""
+    async def wait_for_first(self) -> None:
+        """Wait until Triton has answered something. Raises what it refused with."""
         try:
             self._first = await anext(self._deltas)
         except BaseException as error:
@@ -336,8 +373,8 @@ class Answer:
             await self.close()
             raise
         self.last = self._first
+        self.version = self._first.model_version
         self._record.responded()
-        return self._first.model_version
 
     async def __aiter__(self) -> AsyncGenerator[Delta, None]:
         """The responses, the first one included."""
@@ -361,11 +398,9 @@ class Answer:
                 yield delta
 
     async def close(self) -> None:
-        """Cancel what still runs and count what was spent. Safe to call again."""
+        """Cancel what still runs, settle the quota and count what was spent. Safe to call again."""
         try:
-            if isinstance(self._deltas, AsyncGenerator):
-                with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
-                    await self._deltas.aclose()
+            await self._stop_deltas()
         finally:
             await self._lease.settle()
             self._ask.headers.update(self._lease.headers)
@@ -373,3 +408,13 @@ class Answer:
         if self._leave is not None:
             self._leave(served=self.last is not None and bool(self.last.finish_reason))
             self._leave = None
+
+    async def stop(self) -> None:
+        """Cancel what still runs; quota and place stay, for the request to be asked again."""
+        await self._stop_deltas()
+        self._record.taken_back(self.last)
+
+    async def _stop_deltas(self) -> None:
+        if isinstance(self._deltas, AsyncGenerator):
+            with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
+                await self._deltas.aclose()

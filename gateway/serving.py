@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -36,6 +37,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._drain, self._delay, self._grace = drain, delay_seconds, grace_seconds
         self._asked_at: float | None = None
+        self.parent: int | None = None
+        """Of a worker: the process that it ends with."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second ends at once. Neither is raised again: a drained gateway exits with 0."""
@@ -46,7 +49,9 @@ class Server(uvicorn.Server):
             self._asked_at = time.monotonic()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Ten times a second. A worker whose parent is gone stops too, so that none keeps the port."""
+        if self._asked_at is None and self.parent is not None and os.getppid() != self.parent:
+            self.handle_exit(signal.SIGTERM, None)
         if self._asked_at is not None and time.monotonic() - self._asked_at >= self._delay:
             self.should_exit = True
         return await super().on_tick(counter)
@@ -79,10 +84,7 @@ def serve(settings: Settings, listen_fd: int | None = None, place: int | None = 
             metrics = Path(os.environ.get(sharing.VARIABLE, f"{folder}/metrics"))
             listener = listen(settings.host, settings.port)
             return Workers(listener, settings.workers, ending, environment=shared, metrics=metrics).run()
-    if place is None:
-        sharing.keep_to_itself()
-    else:
-        sharing.share(place)
+    sharing.keep_to_itself() if place is None else sharing.share(place)
     drain, certificate = Drain(), _certificate(settings)
     config = uvicorn.Config(
         create_app(settings, drain, certificate),
@@ -97,8 +99,12 @@ def serve(settings: Settings, listen_fd: int | None = None, place: int | None = 
         ssl_context_factory=None if certificate is None else lambda *_: certificate.context(),
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )
-    sockets = None if listen_fd is None else [socket.socket(fileno=listen_fd)]
-    Server(config, drain, settings.shutdown_delay_seconds, settings.shutdown_grace_seconds).run(sockets=sockets)
+    server = Server(config, drain, settings.shutdown_delay_seconds, settings.shutdown_grace_seconds)
+    if listen_fd is None:
+        server.run()
+    else:
+        server.parent = os.getppid()
+        server.run(sockets=[socket.socket(fileno=listen_fd)])
     return 0
 
 

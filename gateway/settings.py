@@ -18,12 +18,34 @@ Algorithm = Literal[
 ]
 
 
+def _redis_address(url: SecretStr | None, file: Path | None) -> str | None:
+    if file is None:
+        return None if url is None else url.get_secret_value()
+    try:
+        found = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"TIDEGATE_REDIS_URL_FILE cannot be read: {error.strerror}") from None
+    if not found:
+        raise ValueError("TIDEGATE_REDIS_URL_FILE is empty: it must hold the URL of Redis")
+    return found
+
+
 class RedisSettings(BaseSettings):
     """What a command needs that only speaks with Redis. No argument: everybody can read a command line."""
 
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_", extra="ignore", hide_input_in_errors=True)
 
     redis_url: SecretStr | None = None
+    redis_url_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> RedisSettings:
+        self.redis_address()
+        return self
+
+    def redis_address(self) -> str | None:
+        """See :meth:`Settings.redis_address`."""
+        return _redis_address(self.redis_url, self.redis_url_file)
 
 
 class Settings(BaseSettings):
@@ -55,7 +77,10 @@ class Settings(BaseSettings):
         None, description="clients must show a certificate from one of these (PEM), on both doors"
     )
     workers: int = Field(1, ge=1, le=64, description="processes that answer on the one port")
-    triton_url: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC endpoint")
+    triton_url: str = Field(
+        "127.0.0.1:8001",
+        description="host:port of Triton's gRPC endpoint; calls take turns over every address of the name",
+    )
     triton_tls_ca_file: Path | None = Field(
         None, description="speak TLS to Triton, whose certificate must come from one of these (PEM)"
     )
@@ -75,6 +100,7 @@ class Settings(BaseSettings):
     revocation_file: Path | None = Field(None, description="revoked tokens, subjects, tenants (docs/access.md)")
     revocation_seconds: float = Field(1.0, ge=0.1, le=4, description="how often revocations and API keys are looked at")
     redis_url: SecretStr | None = Field(None, description="Redis for what replicas share: redis://, rediss://, unix://")
+    redis_url_file: Path | None = Field(None, description="file that holds it, instead of redis_url")
     policy_file: Path | None = Field(None, description="the policy (docs/policy.md); required in production")
     policy_reload_seconds: float = Field(
         2.0, ge=0, le=3600, description="how often its files, and that of the quotas, are looked at; 0 is never"
@@ -139,6 +165,7 @@ class Settings(BaseSettings):
             self._check_key()
         if self.environment == "production" and self.policy_file is None:
             raise ValueError("TIDEGATE_POLICY_FILE is not set: production does not start without a policy")
+        self.redis_address()
         return self
 
     def _check_key(self) -> None:
@@ -151,6 +178,10 @@ class Settings(BaseSettings):
                 f"TIDEGATE_JWT_KEY is too weak: HS256 needs at least {HMAC_KEY_BYTES} random bytes "
                 "(openssl rand -hex 32), or set TIDEGATE_ENVIRONMENT=development"
             )
+
+    def redis_address(self) -> str | None:
+        """The URL of Redis, None without one. Raises ValueError naming the setting when its file cannot be read."""
+        return _redis_address(self.redis_url, self.redis_url_file)
 
     def has_key(self) -> bool:
         """Whether one key for all tokens is configured."""

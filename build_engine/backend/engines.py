@@ -8,7 +8,9 @@ import importlib
 import json
 from pathlib import Path
 
-from .engine import Engine, EngineError
+import numpy as np
+
+from .engine import Engine, EngineError, Row
 
 _MODULES = {
     "openvino": ".engine_openvino",
@@ -16,6 +18,8 @@ _MODULES = {
     "tensorrt": ".engine_slots",
     "tensorrt-rtx": ".engine_slots",
 }
+
+WARM_UP_TOKENS = 32
 
 
 def open_engine(version_dir: Path, *, threads: int, cache_tokens: int, step_tokens: int, max_sequences: int) -> Engine:
@@ -38,3 +42,21 @@ def open_engine(version_dir: Path, *, threads: int, cache_tokens: int, step_toke
         max_sequences=max_sequences,
     )
     return engine
+
+
+def warm_up(engine: Engine) -> None:
+    """Run a prompt and a token behind it, so that no request pays for what an engine does only once, and a version that
+    cannot step never becomes ready. Raises EngineError, also when a logit is not a number.
+    """
+    room = min(engine.context_length, engine.total_tokens())
+    prompt = max(1, min(room - 1, engine.max_row_tokens, WARM_UP_TOKENS))
+    sequence = engine.open(min(room, prompt + 1))
+    if sequence is None:
+        raise EngineError(f"the engine has no room for a sequence of {prompt + 1} tokens")
+    try:
+        for count in (prompt, 1)[: min(room, 2)]:
+            logits = engine.step([Row(sequence, np.zeros(count, np.int64), sample=True)])
+            if not np.isfinite(logits).all():
+                raise EngineError("the engine's logits are infinite or not a number")
+    finally:
+        engine.close(sequence)

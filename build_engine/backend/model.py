@@ -19,7 +19,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .detokenizer import TextStream
-from .engines import open_engine
+from .engines import open_engine, warm_up
 from .grammar import Grammar, SchemaError, open_grammars
 from .logprobs import TokenBytes, TokenLog, TokenLogprob, to_json
 from .metrics import TritonMeter
@@ -123,7 +123,7 @@ class TritonPythonModel:
     """What Triton loads. One instance owns one engine."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the version's engine and tokenizer. ``args`` is Triton's; raises what loading raises, and
+        """Load the version's engine and tokenizer and warm it up. ``args`` is Triton's; raises what loading raises, and
         Triton then reports the version as not loaded.
         """
         logging.basicConfig(format="tidegate %(levelname)s %(name)s: %(message)s", level=logging.INFO)
@@ -137,6 +137,7 @@ class TritonPythonModel:
             step_tokens=2 * int(config["step_tokens"]["string_value"]),  # halved while text streams
             max_sequences=int(config["max_sequences"]["string_value"]),
         )
+        warm_up(engine)
         meter = TritonMeter(args["model_name"], args["model_version"], engine.total_tokens())
         self._vocab_size = engine.vocab_size
         self._token_bytes = TokenBytes(self._prompts.tokenizer)

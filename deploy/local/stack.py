@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from build_engine.serving import served
 from deploy.local import triton_server
 from deploy.local.processes import Background
 
@@ -133,11 +134,12 @@ def generate(stack: Stack, prompt: str) -> str:
 
 
 def _reload_if_rebuilt(stack: Stack) -> None:
-    """A Triton that was already running takes up a version that was published since."""
-    versions = [int(path.name) for path in (stack.repository / stack.model).iterdir() if path.name.isdigit()]
+    """A Triton that was already running takes up a version that was published since, unless a rollout has pinned
+    another: `python -m build_engine promote` is for that."""
+    version = served(stack.repository / stack.model).version
     base = f"http://127.0.0.1:{stack.ports.http}/v2"
-    if _status(f"{base}/models/{stack.model}/versions/{max(versions)}/ready") != 200:
-        _say(f"loading {stack.model} version {max(versions)}")
+    if version is not None and _status(f"{base}/models/{stack.model}/versions/{version}/ready") != 200:
+        _say(f"loading {stack.model} version {version}")
         urllib.request.urlopen(
             urllib.request.Request(f"{base}/repository/models/{stack.model}/load", b"{}"), timeout=120
         )

@@ -15,11 +15,12 @@ from gateway.edge_grpc.texts import elements, packed
 from gateway.errors import InvalidField
 from gateway.generation import Ask, Prompt
 from gateway.tracing import RequestTrace
-from gateway.triton import Delta
-from gateway.triton.contract import INPUTS, OUTPUTS, Value
+from gateway.triton import Delta, TokenLogprob
+from gateway.triton.contract import INPUTS, OUTPUTS, Value, logprobs_json
 
 USUAL_TOKENS = 256
-SEVERAL = frozenset({"stop"})
+LOGPROBS = "token_logprobs"
+SEVERAL = frozenset({"stop", "logit_bias_tokens", "logit_bias_values"})
 """Inputs that take more than one element."""
 _LAYOUT = {"INT32": "i", "FP32": "f", "UINT64": "Q", "BOOL": "?"}
 _CONTENTS = {
@@ -67,7 +68,7 @@ def _values(request: pb.ModelInferRequest) -> dict[str, Value]:
             raise InvalidField(f"{name}: its datatype is {INPUTS[name]}", field=name)
         values = _elements(request, place, INPUTS[name])
         if list(tensor.shape) != [1, len(values)] or (len(values) != 1 and name not in SEVERAL):
-            shape = "[1, n] for n texts" if name in SEVERAL else "[1, 1]"
+            shape = "[1, n] for n values" if name in SEVERAL else "[1, 1]"
             raise InvalidField(f"{name}: its shape is {shape}, and its data as long as that", field=name)
         found[name] = values if name in SEVERAL else values[0]
     return found
@@ -106,21 +107,35 @@ class Answers:
         for place, output in enumerate(request.outputs):
             if output.name not in OUTPUTS or output.parameters:
                 raise InvalidField(f"outputs[{place}]: plain {', '.join(OUTPUTS)} there are", field="outputs")
-        self._names: Sequence[str] = [each.name for each in request.outputs] or list(OUTPUTS)
-        self._model, self._id = request.model_name, request.id
-
-    def response(self, delta: Delta, text: str, *, final: bool) -> pb.ModelInferResponse:
-        """``delta`` with ``text`` as its text."""
-        response = pb.ModelInferResponse(model_name=self._model, model_version=delta.model_version, id=self._id)
+        names = [each.name for each in request.outputs] or list(OUTPUTS)
+        self._names = [name for name in names if name != LOGPROBS]
+        self._logprobs = LOGPROBS in names
+        # What all responses share: a copy of it is a third of the cost of a response made anew.
+        self._shared = pb.ModelStreamInferResponse()
+        response = self._shared.infer_response
+        response.model_name, response.id = request.model_name, request.id
+        response.parameters[FINAL].bool_param = False
         for name in self._names:
             response.outputs.add(name=name, datatype=OUTPUTS[name], shape=(1, 1))
+
+    def message(
+        self, delta: Delta, text: str, logprobs: Sequence[TokenLogprob], *, final: bool
+    ) -> pb.ModelStreamInferResponse:
+        """``delta`` with ``text`` as its text and ``logprobs`` as its tokens; without any the tensor is left out, as
+        the model does."""
+        message = pb.ModelStreamInferResponse()
+        message.CopyFrom(self._shared)
+        response = message.infer_response
+        response.model_version = delta.model_version
+        for name in self._names:
             value = text if name == "text_output" else getattr(delta, name)
             if OUTPUTS[name] == "BYTES":
                 response.raw_output_contents.append(packed((value.encode(),)))
             else:
                 response.raw_output_contents.append(struct.pack("<" + _LAYOUT[OUTPUTS[name]], value))
+        if self._logprobs and logprobs:
+            response.outputs.add(name=LOGPROBS, datatype=OUTPUTS[LOGPROBS], shape=(1, 1))
+            response.raw_output_contents.append(packed((logprobs_json(logprobs).encode(),)))
         if final:
             response.parameters[FINAL].bool_param = True
-        else:
-            response.parameters[FINAL].bool_param = False
-        return response
+        return message

@@ -31,7 +31,7 @@ async def opened(
     # A channel of its own: large tensors do not stand before anybody's text.
     channel = open_channel(triton_url, triton_ca, parts.limits.message_bytes)
     forwarder, describer = Forwarder(channel), Describer(channel, text_tensors)
-    intake = Intake(parts, Screen(forwarder, parts.policy), forwarder, describer)
+    intake = Intake(parts, Screen(forwarder, parts.policy, parts.limits.text_bytes), forwarder, describer)
     door = Door(parts, intake, Control(parts, forwarder, describer), shared=shared)
     parts.drain.on_close(door.leave)
     parts.drain.on_cut(forwarder.cut)

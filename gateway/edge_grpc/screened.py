@@ -29,8 +29,9 @@ from gateway.triton import Description, Forwarder
 class Screen:
     """The policy between a client and a text model of somebody else's."""
 
-    def __init__(self, forwarder: Forwarder, policy: PolicyEngine) -> None:
-        self._forwarder, self._policy = forwarder, policy
+    def __init__(self, forwarder: Forwarder, policy: PolicyEngine, text_bytes: int) -> None:
+        """``text_bytes`` bounds a tensor of text in a response, as it does a request."""
+        self._forwarder, self._policy, self._text_bytes = forwarder, policy, text_bytes
 
     async def ask(self, one: Incoming, lease: Lease) -> AsyncGenerator[pb.ModelInferResponse, None]:
         """The responses as they may leave, with the text that the policy lets in as what is asked. Closing it cancels
@@ -39,7 +40,8 @@ class Screen:
         wants_empty, request = one.wants_empty_final, one.request
         request.parameters.pop("priority", None)  # the place in Triton's queue is not the client's to choose
         request.parameters[EMPTY_FINAL].bool_param = True
-        guards = _Guards(self._policy, replace(one.context(), direction="output"), one.model)
+        context = replace(one.context(), direction="output")
+        guards = _Guards(self._policy, context, one.model, self._text_bytes)
         upstream = self._forwarder.stream(request.SerializeToString(), one.seconds_left())
         try:
             async for response in _said(upstream):
@@ -90,8 +92,8 @@ async def _said(upstream: AsyncIterator[bytes]) -> AsyncIterator[pb.ModelInferRe
 class _Guards:
     """A guard for each text of one request's responses."""
 
-    def __init__(self, policy: PolicyEngine, context: Context, model: Description) -> None:
-        self._policy, self._context, self._model = policy, context, model
+    def __init__(self, policy: PolicyEngine, context: Context, model: Description, text_bytes: int) -> None:
+        self._policy, self._context, self._model, self._text_bytes = policy, context, model, text_bytes
         self._guards: dict[tuple[str, int], OutputGuard] = {}
         self._latest: pb.ModelInferResponse | None = None
         self._bytes = 0
@@ -122,7 +124,7 @@ class _Guards:
         for place, output in enumerate(response.outputs):
             output.ClearField("parameters")
             if self._model.is_text(output.name, output.datatype, self._model.text_outputs):
-                texts = _texts(response.raw_output_contents[place])
+                texts = self._texts(response.raw_output_contents[place])
                 left = [await self._one(output.name, number, text, last=last) for number, text in enumerate(texts)]
                 response.raw_output_contents[place] = packed(text.encode() for text in left)
         self._latest = response
@@ -148,6 +150,14 @@ class _Guards:
             _end(response, CONTENT_FILTER)
         return response
 
+    def _texts(self, raw: bytes) -> list[str]:
+        if len(raw) > self._text_bytes:
+            raise UpstreamError(f"the model said more than {self._text_bytes} bytes in one response")
+        try:
+            return [each.decode() for each in elements(raw)]
+        except ValueError:  # UnicodeDecodeError is one; what cannot be read cannot be checked
+            raise UpstreamError("the model said something that is not UTF-8 text") from None
+
     async def _one(self, name: str, number: int, text: str, *, last: bool) -> str:
         guard = self._guards.get((name, number))
         if guard is None:
@@ -158,13 +168,6 @@ class _Guards:
             return ""
         out = await guard.feed(text)
         return out + await guard.finish() if last and not guard.blocked else out
-
-
-def _texts(raw: bytes) -> list[str]:
-    try:
-        return [each.decode() for each in elements(raw)]
-    except ValueError:  # UnicodeDecodeError is one; what cannot be read cannot be checked
-        raise UpstreamError from None
 
 
 def _end(response: pb.ModelInferResponse, reason: str) -> None:

@@ -119,7 +119,8 @@ class Conversation:
         try:
             async for delta in answer:
                 if delta.text or delta.finish_reason:
-                    await self._send(answers.response(delta, delta.text, final=bool(delta.finish_reason)))
+                    message = answers.message(delta, delta.text, delta.logprobs, final=bool(delta.finish_reason))
+                    await self._write(bytes(message.SerializeToString()))
         finally:
             await answer.close()
         one.ended(answer)
@@ -130,16 +131,14 @@ class Conversation:
             contextlib.aclosing(self._intake.screen.ask(one, lease)) as responses,
         ):
             async for response in responses:
-                await self._send(response)
+                message = pb.ModelStreamInferResponse(infer_response=response)
+                await self._write(bytes(message.SerializeToString()))
 
     async def _fail(self, request: pb.ModelInferRequest, error: GatewayError) -> None:
         if self._call.one(STATUS_KEY) == "true":
             self.end(error)
         else:
             await self._write(bytes(failed(error, request).SerializeToString()))
-
-    async def _send(self, response: pb.ModelInferResponse) -> None:
-        await self._write(bytes(pb.ModelStreamInferResponse(infer_response=response).SerializeToString()))
 
     async def _write(self, message: bytes) -> None:
         async with self._writing:

@@ -16,6 +16,7 @@ from gateway.edge_grpc.incoming import Incoming, Kind
 from gateway.edge_grpc.intake import Intake
 from gateway.edge_grpc.messages import parsed
 from gateway.errors import MethodNotAllowed, UpstreamError
+from gateway.triton import TokenLogprob
 
 
 async def infer(intake: Intake, call: Call, record: Record, messages: AsyncIterator[bytes]) -> bytes:
@@ -44,12 +45,17 @@ async def _screened(intake: Intake, one: Incoming) -> bytes:
 async def _generated(intake: Intake, call: Call, one: Incoming) -> bytes:
     answers = one.answers()
     ask = one.ask(intake.limits, stream=False)
+    texts: list[str] = []
+    logprobs: list[TokenLogprob] = []
     try:
         answer = await intake.generation.start(one.principal, ask)
         try:
-            text = "".join([delta.text async for delta in answer])
+            async for delta in answer:
+                texts.append(delta.text)
+                logprobs += delta.logprobs
         finally:
             await answer.close()
     finally:
         call.trailing.update(ask.headers)
-    return bytes(answers.response(one.ended(answer), text, final=True).SerializeToString())
+    message = answers.message(one.ended(answer), "".join(texts), logprobs, final=True)
+    return bytes(message.infer_response.SerializeToString())

@@ -69,7 +69,9 @@ class Matcher:
         self._entry_of = array("i", [kept[place] for place in order])
         self.alignment = Alignment(folds, trie)
         plain, merged = _keys(self.folding, words)
-        self._plain, self._merged = _automaton(plain), _automaton(merged)
+        self._plain = _automaton(plain)
+        plain.clear()  # before the next one takes its place
+        self._merged = _automaton(merged)
         self.everything = self._select_all()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -96,22 +96,27 @@ class AnswerRecord:
         """The answer is over; ``last`` is what came last, if anything did. Counted once, later calls do nothing."""
         if not self._called:
             return
-        called, self._called = self._called, 0.0
-        if last is None:
-            if self._span is not None:
-                self._span.end(FAILED if failed else LEFT, "", 0, 0)
-            return
-        reason = last.finish_reason
+        reason = "" if last is None else last.finish_reason
         if reason not in FINISH_REASONS:
             reason = OTHER if reason else FAILED if failed else LEFT
-        prompt, completion = last.prompt_tokens, last.completion_tokens
-        series = self._series
-        series.triton.observe(time.monotonic() - called)
-        series.input.inc(prompt)
-        series.output.inc(completion)
-        if reason == LEFT:
-            series.wasted.inc(completion)
-        self._business.ended(self._model, last.model_version, reason)
-        self._business.used(self._tenant, self._model, prompt, completion)
+        self._spent(last, reason)
+        if last is not None:
+            if reason == LEFT:
+                self._series.wasted.inc(last.completion_tokens)
+            self._business.ended(self._model, last.model_version, reason)
+            self._business.used(self._tenant, self._model, last.prompt_tokens, last.completion_tokens)
+
+    def taken_back(self, last: Delta | None) -> None:
+        """Nothing of the answer was given to anybody, and another one is asked for in its place."""
+        if self._called:
+            self._spent(last, LEFT)
+
+    def _spent(self, last: Delta | None, reason: str) -> None:
+        called, self._called = self._called, 0.0
+        if last is not None:
+            self._series.triton.observe(time.monotonic() - called)
+            self._series.input.inc(last.prompt_tokens)
+            self._series.output.inc(last.completion_tokens)
         if self._span is not None:
-            self._span.end(reason, last.model_version, prompt, completion)
+            usage = ("", 0, 0) if last is None else (last.model_version, last.prompt_tokens, last.completion_tokens)
+            self._span.end(reason, *usage)

@@ -56,7 +56,9 @@ class Telemetry(Series):
         return AnswerRecord(model, tenant, accepted, series=series, business=self._business, span=span)
 
     def answered_by(self, model: str, version: str, info: ModelInfo) -> None:
-        """This version of the model has answered."""
+        """This version of the model has answered. What ``info`` says may be of the version before, for a moment."""
+        if info.version and info.version != version:
+            return
         labels = (model, version, info.precision, info.accuracy_gate)
         before = self._info.get(model)
         if before != labels:

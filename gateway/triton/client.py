@@ -7,6 +7,7 @@ Cancelling a stream cancels the request in Triton, and the backend frees its pla
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -41,6 +42,7 @@ class TritonClient:
         self._infos: dict[str, tuple[float, ModelInfo]] = {}
         self._reading: dict[str, asyncio.Task[ModelInfo]] = {}
         self._calls: set[Any] = set()
+        self._endings: set[asyncio.Task[None]] = set()
         self._cut = False
 
     async def close(self) -> None:
@@ -69,12 +71,12 @@ class TritonClient:
             raise from_status(error) from None
         return sorted({model.name for model in index.models})
 
-    async def info(self, model: str) -> ModelInfo:
-        """The model's description of itself, asked again after a few seconds: a new version may have another template.
+    async def info(self, model: str, *, anew: bool = False) -> ModelInfo:
+        """The model's description of itself, asked again after a few seconds, or at once when it is wanted ``anew``.
         Raises :class:`ModelNotFound` for a model that Triton does not have, :class:`TritonUnavailable` or
         :class:`UpstreamError`."""
         known = self._infos.get(model)
-        if known is not None and time.monotonic() <= known[0]:
+        if known is not None and not anew and time.monotonic() <= known[0]:
             return known[1]
         reading = self._reading.get(model)
         if reading is None:  # one question, however many wait for the answer
@@ -118,12 +120,14 @@ class TritonClient:
         request = contract.infer_request(model, request_id, values, priority)
         call = self._ask(request, timeout=timeout_seconds, metadata=metadata)
         self._calls.add(call)
+        answered = False
         try:
             async for message in call:
                 if message.error_message:
                     raise from_text(message.error_message)
                 delta = contract.read_response(message.infer_response)
                 if delta is not None:
+                    answered = bool(delta.finish_reason)
                     yield delta
                     if delta.finish_reason:
                         return
@@ -140,7 +144,23 @@ class TritonClient:
             raise UpstreamError(str(error)) from None
         finally:
             self._calls.discard(call)
-            call.cancel()
+            if answered:
+                self._let_end(call)
+            else:
+                call.cancel()
+
+    def _let_end(self, call: grpc.aio.UnaryStreamCall) -> None:
+        """Read an answered call to its end, which is a moment away. A cancellation that meets the end of its request
+        makes Triton 2.51 keep the request, and with it the model's version, for ever (server pull request 8078)."""
+        ending = asyncio.create_task(_to_its_end(call))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+
+async def _to_its_end(call: grpc.aio.UnaryStreamCall) -> None:
+    with contextlib.suppress(grpc.RpcError):
+        async for _ in call:
+            pass
 
 
 def _status_name(error: grpc.RpcError) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from tritonclient.grpc import service_pb2 as pb
 
@@ -80,7 +80,7 @@ class Delta:
 @dataclass(frozen=True)
 class ModelInfo:
     """What the model says about itself in its ``config.pbtxt``: ``inputs`` are the tensors that it takes, ``created``
-    is when it was built (seconds since the epoch; 0 in versions that do not say)."""
+    is when it was built (seconds since the epoch; 0 in versions that do not say); ``version`` may be empty."""
 
     chat_template: str
     bos_token: str
@@ -89,9 +89,15 @@ class ModelInfo:
     context_length: int
     inputs: frozenset[str] = frozenset()
     created: int = 0
+    version: str = ""
     precision: str = "unknown"
     accuracy_gate: str = "missing"
     """``passed``, ``missing`` or ``not_needed``. Versions that say nothing of it were published before it was asked."""
+
+    def writes_as(self, other: ModelInfo) -> bool:
+        """Whether a request is written the same for both."""
+        same = {"version": "", "created": 0, "context_length": 0, "precision": "", "accuracy_gate": ""}
+        return replace(self, **same) == replace(other, **same)  # type: ignore[arg-type]  # mypy sees one type for all
 
 
 def infer_request(model: str, request_id: str, values: Mapping[str, Value], priority: int = 0) -> pb.ModelInferRequest:
@@ -154,6 +160,20 @@ def _logprobs(raw: bytes) -> tuple[TokenLogprob, ...]:
     )
 
 
+def logprobs_json(tokens: Iterable[TokenLogprob]) -> str:
+    """The other way round, for a door that hands the tensor on."""
+    rows = [
+        [
+            each.end,
+            each.token.decode("latin-1"),
+            each.logprob,
+            [[token.decode("latin-1"), logprob] for token, logprob in each.alternatives],
+        ]
+        for each in tokens
+    ]
+    return json.dumps(rows, separators=(",", ":"))
+
+
 def is_final(response: pb.ModelInferResponse) -> bool:
     """Whether Triton says that nothing follows."""
     return bool(response.parameters["triton_final_response"].bool_param)
@@ -173,6 +193,7 @@ def model_info(config: pb.ModelConfigResponse) -> ModelInfo:
             context_length=int(values["context_length"]),
             inputs=frozenset(each.name for each in config.config.input),
             created=int(values.get("created", 0)),
+            version=values.get("version", ""),
             precision=values.get("precision", "unknown"),
             accuracy_gate=gate if (gate := values.get("accuracy_gate", "")) in GATES else "missing",
         )

@@ -17,7 +17,7 @@ from tiny_onnx import gpu_for, write_plan
 from tiny_onnx import write as write_onnx
 
 from build_engine.backend.engine import Engine, EngineError, Row
-from build_engine.backend.engines import open_engine
+from build_engine.backend.engines import open_engine, warm_up
 
 POISON = 25
 Make = Callable[..., Engine]
@@ -278,3 +278,25 @@ def test_an_unusable_version_is_an_engine_error(
     cache = 31 if damage == "no cache" else 256
     with pytest.raises(EngineError, match=r"engine|cache_tokens"):
         open_engine(folder, threads=2, cache_tokens=cache, step_tokens=64, max_sequences=4)
+
+
+def test_warming_up_leaves_no_trace(make: Make) -> None:
+    """A prompt and a token behind it have run, and everything that was reserved is free again."""
+    engine = make()
+    free = engine.free_tokens()
+    prompt = tokens(3, 20)
+    before = alone(engine, prompt, tokens(4, 2))
+    warm_up(engine)
+    assert engine.free_tokens() == free
+    np.testing.assert_array_equal(alone(engine, prompt, tokens(4, 2)), before)
+
+
+def test_an_engine_that_cannot_step_does_not_warm_up() -> None:
+    """Neither one whose logits are not numbers nor one that fails: the version is never ready, and keeps no room."""
+    for spoilt in ("spoil", "poison"):
+        engine = FakeEngine()
+        setattr(engine, spoilt, 0)
+        free = engine.free_tokens()
+        with pytest.raises(EngineError, match=r"not a number|poisoned"):
+            warm_up(engine)
+        assert engine.free_tokens() == free

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 Float32 = npt.NDArray[np.float32]
+WORDS = np.random.default_rng(5)
 
 SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|user|>")
 MERGES = [("t", "h"), ("th", "e")]
@@ -268,3 +269,11 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_float32(key, value)
     else:
         writer.add_uint32(key, value)
+
+
+def write_text(file: Path, lines: int = 30) -> Path:
+    """JSON lines of random words, other ones each time."""
+    words = ["".join(WORDS.choice(list("abcdeth"), WORDS.integers(1, 8))) for _ in range(400)]
+    texts = (" ".join(WORDS.choice(words, 40)) for _ in range(lines))
+    file.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    return file

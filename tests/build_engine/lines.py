@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .checkpoints import Shape, write_directory
+from .checkpoints import Shape, write_directory, write_text
 from .encoders import write_encoder
 from .encoders import write_texts as write_labelled
 
@@ -36,8 +36,6 @@ def command(line: str, folder: Path, repository: Path, work_dir: Path) -> list[s
 
 
 def _write(line: str, folder: Path, source: Path) -> None:
-    from .test_proof import write_text
-
     writers: tuple[Callable[[Path], Path], Callable[[Path, int], Path]]
     writers = (lambda file: write_directory(file, Shape()), lambda file, _: write_text(file))
     if line == "classifier":

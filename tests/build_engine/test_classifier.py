@@ -65,7 +65,7 @@ def test_what_is_published(recipe: Any, tmp_path: Path) -> None:
     assert scores.sum() == pytest.approx(1)
     assert manifest["task"] == "text-classification"
     assert sorted(each.name for each in (model / "1").iterdir()) == sorted(
-        ["engine", "labels.txt", "manifest.json", "model.py", "tidegate_classifier", "tokenizer.json"]
+        ["config.pbtxt", "engine", "labels.txt", "manifest.json", "model.py", "tidegate_classifier", "tokenizer.json"]
     )
 
 

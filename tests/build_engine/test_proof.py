@@ -25,18 +25,11 @@ from build_engine.proof import Variant
 from build_engine.smooth import sites, smoothed
 from build_engine.verify import GATES, Gate, log_softmax
 
-from .checkpoints import Shape, weights, write_directory, write_safetensors
+from .checkpoints import Shape, weights, write_directory, write_safetensors, write_text
 from .conftest import Builder
+from .test_publishing import parameters
 
 RANDOM = np.random.default_rng(5)
-
-
-def write_text(file: Path, lines: int = 30) -> Path:
-    """JSON lines of random words."""
-    words = ["".join(RANDOM.choice(list("abcdeth"), RANDOM.integers(1, 8))) for _ in range(400)]
-    texts = (" ".join(RANDOM.choice(words, 40)) for _ in range(lines))
-    file.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +66,8 @@ def test_an_int8_build_is_proven_recorded_and_served(
     judged = accuracy["attempts"][-1]
     assert (judged["text"], judged["failures"]) == ("held-out", [])
     assert manifest["precision"] == accuracy["precision"] == judged["precision"]
+    said = parameters(repository / "tiny")
+    assert (said["precision"], said["accuracy_gate"]) == (judged["precision"], "passed")
     assert manifest["accuracy"]["agreement"] == judged["agreement"]
     assert manifest["accuracy"]["held_out"]["sha256"] == manifest["source"]["sha256"]["held-out/held_out.jsonl"]
     assert judged["agreement"]["perplexity_ratio"] <= GATES["int8"].perplexity_ratio

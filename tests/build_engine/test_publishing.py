@@ -52,7 +52,7 @@ def test_a_repository_holds_models_and_nothing_else(publish_from: Builder, sourc
     assert [path.name for path in repository.iterdir()] == ["tiny"]
     assert sorted(path.name for path in (repository / "tiny").iterdir()) == ["1", "config.pbtxt"]
     assert sorted(path.name for path in (repository / "tiny/1").iterdir()) == [
-        "chat_template.jinja", "engine", "manifest.json", "model.py", "tidegate_backend", "tokenizer",
+        "chat_template.jinja", "config.pbtxt", "engine", "manifest.json", "model.py", "tidegate_backend", "tokenizer",
     ]  # fmt: skip
     assert list(repository.parent.iterdir()) == [repository]
 

@@ -14,9 +14,8 @@ from build_engine.emit_onnx import MODEL, emit
 from build_engine.errors import AccuracyError, EngineBuildError, RecipeError
 from build_engine.pipeline import open_source
 
-from .checkpoints import Shape, weights, write_directory, write_safetensors
+from .checkpoints import Shape, weights, write_directory, write_safetensors, write_text
 from .conftest import Builder
-from .test_proof import write_text
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
 

@@ -153,7 +153,7 @@ def test_a_template_cannot_reach_out() -> None:
     """A model's template is somebody else's code."""
     nasty = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(TextError, match="chat template refuses"):
-        texts._rendered("f, line 1", [], tokenizer(nasty))
+        texts.rendered("f, line 1", [], tokenizer(nasty))
 
 
 def test_held_out_text_that_calibration_saw_is_refused() -> None:

@@ -95,18 +95,22 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         tensors = {tensor.name: raw for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
         self.requests.append(tensors)
         self.metadata.append(dict(context.invocation_metadata() or ()))
-        text = tensors["text_input"][4:].decode()
-        if text.startswith("<|im_start|>"):
-            text = text.rsplit("<|im_end|>", 1)[0].rsplit("<|im_start|>", 1)[1].split("\n", 1)[1]
-        ends = 0
         try:
-            async for response in self._answer(text, context):
-                if "logprobs" in tensors and not response.error_message:
-                    ends = _add_logprobs(response.infer_response, ends, struct.unpack("<i", tensors["logprobs"])[0])
+            async for response in self._said(tensors, context):
                 yield response
         except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while it sends
             self.cancelled.set()
             raise
+
+    async def _said(self, tensors: dict[str, bytes], context: Any) -> AsyncIterator[Any]:
+        text = tensors["text_input"][4:].decode()
+        if text.startswith("<|im_start|>"):
+            text = text.rsplit("<|im_end|>", 1)[0].rsplit("<|im_start|>", 1)[1].split("\n", 1)[1]
+        ends = 0
+        async for response in self._answer(text, context):
+            if "logprobs" in tensors and not response.error_message:
+                ends = _add_logprobs(response.infer_response, ends, struct.unpack("<i", tensors["logprobs"])[0])
+            yield response
 
     async def _answer(self, text: str, context: Any) -> AsyncIterator[Any]:
         kind, _, argument = text.partition(":")

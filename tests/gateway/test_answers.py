@@ -87,6 +87,24 @@ async def test_messages_are_rendered_and_cannot_forge_a_role(served: Served) -> 
     assert tensors["add_special_tokens"] == b"\0"
 
 
+async def test_a_prompt_is_written_for_the_version_that_answers(served: Served) -> None:
+    """The model's description is remembered for seconds; when another version answers than the one described, and its
+    template differs, the conversation is rendered anew and asked again before anything is sent."""
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    served.triton.parameters["version"] = "6"
+    async with served.client() as client:
+        first = await client.post("/generate", json=body)  # the fake answers as version 7, and the template is the same
+        assert len(served.triton.requests) == 1
+        served.triton.parameters |= {"version": "7", "chat_template": "new {{ messages[0].content }}"}
+        second = await client.post("/generate", json=body)
+        third = await client.post("/generate", json=body)
+    prompts = [request["text_input"][4:].decode() for request in served.triton.requests]
+    assert prompts[0] == prompts[1] != "new hi"
+    assert prompts[2:] == ["new hi", "new hi"]
+    assert [each.json()["text_output"] for each in (second, third)] == ["new hi", "new hi"]
+    assert first.json()["model_version"] == "7"
+
+
 @pytest.mark.parametrize("prompt", ["hang", "slow"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_is_cancelled_in_triton(served: Served, prompt: str, stream: bool) -> None:

@@ -89,6 +89,16 @@ async def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
         assert await asyncio.wait_for(gateway.process.wait(), 15) == 0
 
 
+async def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
+    """`kill -9` of the parent: its workers drain and end by themselves, and the port is free."""
+    async with running(tmp_path, workers=2, shutdown_grace_seconds=1) as gateway:
+        workers = await children(gateway.process.pid)
+        gateway.process.kill()
+        await gateway.process.wait()
+        while any(Path(f"/proc/{each}").exists() for each in workers):
+            await asyncio.sleep(0.05)
+
+
 async def test_workers_that_cannot_start_end_the_parent(tmp_path: Path) -> None:
     """A broken policy is no reason to start workers for ever: the parent ends with their status and their words."""
     values = {"JWT_KEY": KEY, "POLICY_FILE": tmp_path / "none.yaml", "WORKERS": 2, "PORT": free_port()}

@@ -54,6 +54,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ({"policy_file": "words.yaml", "jwt_key": CANARY * 9, "jwt_algorithm": "RS256"}, "public key"),
         ({"policy_file": "words.yaml", "jwt_key_file": "private", "jwt_algorithm": "RS256"}, "public key"),
         ({"policy_file": "words.yaml", "jwt_key": KEY, "jwt_algorithm": "none"}, "TIDEGATE_JWT_ALGORITHM"),
+        ({"policy_file": "words.yaml", "jwt_key": KEY, "redis_url_file": "absent"}, "TIDEGATE_REDIS_URL_FILE"),
+        ({"policy_file": "words.yaml", "jwt_key": KEY, "redis_url_file": "empty"}, "TIDEGATE_REDIS_URL_FILE is empty"),
         ({"jwt_key": KEY}, "TIDEGATE_POLICY_FILE"),
         ({"jwt_key": KEY, "policy_file": "absent"}, "TIDEGATE_POLICY_FILE"),
         ({"jwt_key": KEY, "policy_file": "latin.yaml"}, "not UTF-8 at byte 8"),

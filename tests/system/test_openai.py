@@ -211,7 +211,7 @@ async def test_closing_the_stream_frees_every_choice(stack: Stack, options: dict
         )
         async for _ in stream:
             break
-        assert backend_metric(stack, "tidegate_backend_running_sequences") == 2
+        await asyncio.to_thread(until, lambda: backend_metric(stack, "tidegate_backend_running_sequences") == 2)
         await stream.close()
     await asyncio.to_thread(until, lambda: backend_metric(stack, "tidegate_backend_running_sequences") == 0, 2.0)
 

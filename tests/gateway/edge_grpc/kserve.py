@@ -31,7 +31,8 @@ SHAPES: dict[str, tuple[str, str, bool]] = {
 
 class KServeTriton(FakeTriton):
     """``generate``, and ``numbers`` (doubles; a negative first number is never answered), ``letters`` (says each text
-    of its batch again, letter by letter, with an empty end), ``echo`` and ``pictures`` (say all at once)."""
+    of its batch again, letter by letter, with an empty end), ``echo`` and ``pictures`` (say all at once;
+    ``swell`` makes 5,000 letters, ``garble`` what is no text)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class KServeTriton(FakeTriton):
         if request.model_name == "generate":
             tensors = {each.name: raw for each, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
             self.requests.append(tensors)
-            async for message in self._answer(tensors["text_input"][4:].decode(), context):
+            async for message in self._said(tensors, context):
                 message.infer_response.id = request.id
                 yield message
         elif (wrong := _wrong(request)) is not None:
@@ -98,6 +99,10 @@ class KServeTriton(FakeTriton):
             yield pb.ModelStreamInferResponse(infer_response=_response(request, None, final=True))
         elif _hangs(request):
             await self._hang()
+        elif _raw(request)[4:] == b"swell":
+            yield pb.ModelStreamInferResponse(infer_response=_response(request, bytes_of("a" * 5000), final=True))
+        elif _raw(request)[4:] == b"garble":
+            yield pb.ModelStreamInferResponse(infer_response=_response(request, bytes_of(b"\xff"), final=True))
         else:
             yield pb.ModelStreamInferResponse(infer_response=_response(request, _raw(request), final=True))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,41 @@ async def test_exactly_the_outputs_that_are_asked_for(door: Kserved) -> None:
     request.outputs.add(name="logits")
     (response,) = await door.talk(request)
     assert response.error_message.startswith("invalid_field: outputs[2]: ")
+
+
+def with_logprobs(text: str) -> Any:
+    """A request that wants to know how likely the tokens were, and pushes two of them."""
+    request = infer("generate", text)
+    for name, kind, shape, raw in (
+        ("logprobs", "INT32", [1, 1], struct.pack("<i", 0)),
+        ("logit_bias_tokens", "INT32", [1, 2], struct.pack("<2i", 3, 4)),
+        ("logit_bias_values", "FP32", [1, 2], struct.pack("<2f", 1.5, -1.5)),
+    ):
+        request.inputs.add(name=name, datatype=kind, shape=shape)
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def tokens_of(responses: list[Any]) -> list[str]:
+    """The tokens that something is said of."""
+    found = []
+    for response in responses:
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+            if output.name == "token_logprobs":
+                found += [row[1] for row in json.loads(texts_of(raw)[0])]
+    return found
+
+
+async def test_logprobs_come_with_their_text_and_never_without(masking: Kserved) -> None:
+    """Streamed and whole; behind a blocked stretch nothing is said of tokens, as over HTTP."""
+    streamed = [each.infer_response for each in await masking.talk(with_logprobs("one two"))]
+    assert tokens_of(streamed) == ["one ", "two"]
+    assert masking.triton.requests[0]["logit_bias_tokens"] == struct.pack("<2i", 3, 4)
+    async with masking.stub() as stub:
+        whole = await stub.ModelInfer(with_logprobs("one two"), metadata=bearer())
+        assert tokens_of([whole]) == ["one ", "two"]
+    blocked = [each.infer_response for each in await masking.talk(with_logprobs("well say no more ok"))]
+    assert tokens_of(blocked) == ["well "]
 
 
 async def test_special_tokens_of_the_model_are_taken_out_of_the_text(door: Kserved) -> None:
@@ -207,6 +244,15 @@ async def test_a_unary_answer_of_anothers_model_is_guarded(masking: Kserved) -> 
         response = await stub.ModelInfer(infer("echo", "well, 炸弹", "fishy"), metadata=bearer())
     assert texts_of(response.raw_output_contents[0]) == ["well, ", "*****"]
     assert response.parameters["tidegate_finish_reason"].string_param == "content_filter"
+
+
+async def test_what_a_model_says_is_bounded_and_read(tmp_path: Path) -> None:
+    """A response that is too large to be checked, or no text at all, does not get out."""
+    async with kserve(tmp_path, max_body_bytes=2000) as door:
+        for text, part in (("swell", "more than 2000 bytes"), ("garble", "not UTF-8")):
+            error = await failure(door, infer("echo", text))
+            assert code(error) == "upstream_error"
+            assert part in (error.details() or "")
 
 
 async def test_bytes_that_are_not_text_need_the_operators_word(tmp_path: Path) -> None:

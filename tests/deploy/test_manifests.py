@@ -1,0 +1,281 @@
+"""The promises of deploy/k8s, held against what `kubectl kustomize` renders."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.settings import Settings
+
+from .conftest import K8S, Document, named, of_kind, pods, render, with_components
+
+CUSTOM = {"PodMonitor", "ScaledObject"}
+COMPONENTS = ["components/keda", "components/monitors", "components/s3", "components/https-egress"]
+
+
+def validate(documents: list[Document]) -> None:
+    """Against the newest API's schemas, where an unknown field is an error. Custom resources have none here."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    for each in documents:
+        if each["kind"] not in CUSTOM:
+            kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_overlays_are_valid(overlay: list[Document]) -> None:
+    """Every document of both overlays is what the API takes, strictly, in a version that is not deprecated."""
+    validate(overlay)
+    assert {each["apiVersion"] for each in overlay} == {
+        "v1",
+        "apps/v1",
+        "autoscaling/v2",
+        "policy/v1",
+        "networking.k8s.io/v1",
+    }
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_components_are_valid(tmp_path: Path, component: str) -> None:
+    """Each component goes with an overlay, and with all others."""
+    validate(with_components(tmp_path, "cpu", component))
+
+
+def test_the_demo_job_is_valid() -> None:
+    """The job that publishes the demo model."""
+    documents = render(K8S / "demo")
+    validate(documents)
+    hardened(pods(documents)["demo-model"]["spec"])
+
+
+def test_every_pod_is_confined(overlay: list[Document]) -> None:
+    """No root, no capability, no writable image, no token, no unbounded resource, no image that moves."""
+    templates = pods(overlay)
+    assert set(templates) == {"gateway", "triton", "redis"}
+    for template in templates.values():
+        hardened(template["spec"])
+
+
+def hardened(spec: Document) -> None:
+    assert spec["automountServiceAccountToken"] is False
+    context = spec["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert context["runAsUser"] >= 10000
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not any(spec.get(each) for each in ("hostNetwork", "hostPID", "hostIPC"))
+    for container in spec["containers"]:
+        inside = container["securityContext"]
+        assert inside["readOnlyRootFilesystem"] is True
+        assert inside["allowPrivilegeEscalation"] is False
+        assert inside["capabilities"] == {"drop": ["ALL"]}
+        for resource in ("cpu", "memory", "ephemeral-storage"):
+            assert container["resources"]["requests"][resource]
+            assert container["resources"]["limits"][resource]
+        assert re.search(r":v?\d+\.\d+\.\d+(-alpine)?$", container["image"]), container["image"]
+    for volume in spec["volumes"]:
+        assert "hostPath" not in volume
+        assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""})
+
+
+def test_probes_mean_something(overlay: list[Document]) -> None:
+    """Every server has all three; Triton is ready with its model, and a gateway's life does not hang on Triton's."""
+    templates = pods(overlay)
+    (gateway,), (triton,) = (templates[name]["spec"]["containers"] for name in ("gateway", "triton"))
+    assert gateway["livenessProbe"]["httpGet"]["path"] == "/health/live"
+    assert gateway["readinessProbe"]["httpGet"]["path"] == "/health/ready"
+    assert triton["livenessProbe"]["httpGet"]["path"] == "/v2/health/live"
+    assert triton["readinessProbe"]["httpGet"]["path"] == "/v2/models/generate/ready"
+    assert triton["startupProbe"]["httpGet"]["path"] == "/v2/health/ready"
+    for template in templates.values():
+        for container in template["spec"]["containers"]:
+            assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container)
+
+
+def test_a_pod_has_time_to_leave(overlay: list[Document]) -> None:
+    """The kubelet waits longer than the pause, the grace for running requests and the end together take; and both
+    graces are as long as a request may take.
+    """
+    templates = pods(overlay)
+    settings = gateway_settings(overlay)
+    triton = templates["triton"]["spec"]["containers"][0]["args"]
+    (exit_timeout,) = [int(each.split("=")[1]) for each in triton if each.startswith("--exit-timeout-secs=")]
+    graces = {"gateway": int(settings["TIDEGATE_SHUTDOWN_GRACE_SECONDS"]), "triton": exit_timeout}
+    for name, grace in graces.items():
+        spec = templates[name]["spec"]
+        pause = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert grace >= int(settings["TIDEGATE_MAX_REQUEST_TIMEOUT_SECONDS"])
+        assert spec["terminationGracePeriodSeconds"] >= pause + grace + 10
+
+
+def gateway_settings(documents: list[Document]) -> dict[str, str]:
+    """The ConfigMap that the gateway's container names, under the name that it has."""
+    (source,) = pods(documents)["gateway"]["spec"]["containers"][0]["envFrom"]
+    data: dict[str, str] = named(documents, "ConfigMap", source["configMapRef"]["name"])["data"]
+    return data
+
+
+def test_settings_exist(overlay: list[Document]) -> None:
+    """Every variable that the gateway is given is a setting, so a typing error is not silence."""
+    known = {f"TIDEGATE_{name.upper()}" for name in Settings.model_fields}
+    container = pods(overlay)["gateway"]["spec"]["containers"][0]
+    given = set(gateway_settings(overlay)) | {each["name"] for each in container.get("env", [])}
+    assert given <= known
+
+
+def test_what_is_mounted_exists(overlay: list[Document]) -> None:
+    """Files that settings name are mounted, config maps that are mounted exist with the keys that are asked for, and
+    every volume is used.
+    """
+    spec = pods(overlay)["gateway"]["spec"]
+    mounts = {each["name"]: each["mountPath"] for each in spec["containers"][0]["volumeMounts"]}
+    assert set(mounts) == {each["name"] for each in spec["volumes"]}
+    files = set()
+    for volume in spec["volumes"]:
+        if "configMap" in volume:
+            keys = named(overlay, "ConfigMap", volume["configMap"]["name"])["data"]
+        else:
+            keys = {item["path"]: "" for item in volume.get("secret", {"items": []})["items"]}
+        files |= {f"{mounts[volume['name']]}/{key}" for key in keys}
+    named_files = {value for name, value in gateway_settings(overlay).items() if name.endswith("_FILE")}
+    assert named_files <= files
+
+
+def test_no_secret_is_in_the_manifests(overlay: list[Document]) -> None:
+    """Secrets are named, not made: there is no Secret, and no variable holds one."""
+    assert not of_kind(overlay, "Secret")
+    for template in pods(overlay).values():
+        for container in template["spec"]["containers"]:
+            assert all("valueFrom" in each for each in container.get("env", []))
+
+
+def test_selectors_and_ports_agree(overlay: list[Document]) -> None:
+    """Services, budgets and spread constraints select the pods that they are about; ports that are named exist."""
+    templates = pods(overlay)
+    labels = {name: template["metadata"]["labels"] for name, template in templates.items()}
+    ports = {
+        name: {port["name"] for port in each["spec"]["containers"][0]["ports"]} for name, each in templates.items()
+    }
+    for name, template in templates.items():
+        for constraint in template["spec"].get("topologySpreadConstraints", []):
+            assert constraint["labelSelector"]["matchLabels"].items() <= labels[name].items()
+        for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+            probe = template["spec"]["containers"][0][kind]
+            where = probe.get("httpGet") or probe.get("tcpSocket")
+            assert where is None or where["port"] in ports[name]
+    for service in of_kind(overlay, "Service"):
+        name = service["metadata"]["name"]
+        assert service["spec"]["selector"].items() <= labels[name].items()
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports[name]
+    for workload in of_kind(overlay, "Deployment", "StatefulSet"):
+        assert workload["spec"]["selector"]["matchLabels"].items() <= labels[workload["metadata"]["name"]].items()
+    for budget in of_kind(overlay, "PodDisruptionBudget"):
+        assert budget["spec"]["selector"]["matchLabels"].items() <= labels[budget["metadata"]["name"]].items()
+
+
+def test_the_gateway_asks_where_triton_listens(overlay: list[Document]) -> None:
+    """The address is the headless service, so that every pod is seen, and its port is gRPC's."""
+    host, port = gateway_settings(overlay)["TIDEGATE_TRITON_URL"].split(":")
+    service = named(overlay, "Service", host)["spec"]
+    assert service["clusterIP"] == "None"
+    assert [(each["port"], each["targetPort"]) for each in service["ports"]] == [(int(port), "grpc")]
+
+
+def allowed(documents: list[Document], source: dict[str, str], target: str, port: int) -> bool:
+    """Whether a pod with these labels in the same namespace may reach ``port`` of the workload ``target``."""
+    spec = pods(documents)[target]["spec"]["containers"][0]
+    names: dict[Any, int] = {each["name"]: each["containerPort"] for each in spec["ports"]}
+    labels = pods(documents)[target]["metadata"]["labels"]
+    return _side(documents, labels, "ingress", "from", source, port, names) and _side(
+        documents, source, "egress", "to", labels, port, names
+    )
+
+
+def _side(
+    documents: list[Document],
+    subject: dict[str, str],
+    side: str,
+    peer: str,
+    other: dict[str, str],
+    port: int,
+    names: dict[Any, int],
+) -> bool:
+    for policy in of_kind(documents, "NetworkPolicy"):
+        if not policy["spec"]["podSelector"].get("matchLabels", {}).items() <= subject.items():
+            continue
+        for rule in policy["spec"].get(side, []):
+            for who in rule[peer]:
+                if who.get("podSelector", {}).get("matchLabels", {"": ""}).items() <= other.items() and any(
+                    names.get(each["port"], each["port"]) == port for each in rule["ports"]
+                ):
+                    return True
+    return False
+
+
+def test_only_what_must_talk_may(overlay: list[Document]) -> None:
+    """Everything is denied but gateway to Triton's gRPC and to Redis (and what the rollout's pod needs)."""
+    deny = named(overlay, "NetworkPolicy", "deny")["spec"]
+    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    label = {name: template["metadata"]["labels"] for name, template in pods(overlay).items()}
+    assert allowed(overlay, label["gateway"], "triton", 8001)
+    assert allowed(overlay, label["gateway"], "redis", 6379)
+    assert not allowed(overlay, label["gateway"], "triton", 8000)
+    assert not allowed(overlay, label["redis"], "triton", 8001)
+    assert not allowed(overlay, label["triton"], "redis", 6379)
+    assert not allowed(overlay, label["triton"], "gateway", 8080)
+    assert not allowed(overlay, {"app.kubernetes.io/name": "stranger"}, "triton", 8001)
+
+
+def test_gpu_pods_ask_for_a_gpu() -> None:
+    """Only the GPU overlay does, and its pods go where GPUs are and give theirs back before a new one starts."""
+    for name, gpus in (("cpu", None), ("gpu", "1")):
+        documents = render(K8S / "overlays" / name)
+        spec = pods(documents)["triton"]["spec"]
+        assert spec["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") == gpus
+        assert bool(spec.get("nodeSelector")) == bool(spec.get("tolerations")) == bool(gpus)
+        surge = named(documents, "Deployment", "triton")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+        assert surge == (0 if gpus else 1)
+
+
+def test_the_autoscaler_reads_what_the_adapter_makes(cpu: list[Document]) -> None:
+    """One name, one model, no average over models; and the deployments leave their replicas to it."""
+    scaler = named(cpu, "HorizontalPodAutoscaler", "triton")["spec"]
+    (metric,) = scaler["metrics"]
+    values = yaml.safe_load((K8S / "prometheus-adapter" / "values.yaml").read_text())
+    (rule,) = values["rules"]["custom"]
+    assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
+    model = gateway_settings(cpu)["TIDEGATE_MODEL"]
+    assert rule["metricsQuery"].count(f'model="{model}"') == 2
+    assert "avg by" not in rule["metricsQuery"]
+    for deployment in of_kind(cpu, "Deployment"):
+        assert "replicas" not in deployment["spec"]
+
+
+def test_keda_is_the_same_autoscaler(tmp_path: Path, cpu: list[Document]) -> None:
+    """The alternative has the same bounds, target, behaviour and query, and takes the place of the first."""
+    documents = with_components(tmp_path, "cpu", "components/keda")
+    assert [each["metadata"]["name"] for each in of_kind(documents, "HorizontalPodAutoscaler")] == ["gateway"]
+    first = named(cpu, "HorizontalPodAutoscaler", "triton")["spec"]
+    other = named(documents, "ScaledObject", "triton")["spec"]
+    assert (other["minReplicaCount"], other["maxReplicaCount"]) == (first["minReplicas"], first["maxReplicas"])
+    assert other["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == first["behavior"]
+    (trigger,) = other["triggers"]
+    assert trigger["metadata"]["threshold"] == first["metrics"][0]["pods"]["target"]["averageValue"]
+    values = yaml.safe_load((K8S / "prometheus-adapter" / "values.yaml").read_text())
+    series = re.findall(r"(\w+)\{", values["rules"]["custom"][0]["metricsQuery"])
+    assert re.findall(r"(\w+)\{", trigger["metadata"]["query"]) == series
+
+
+def test_s3_takes_the_place_of_the_volume(tmp_path: Path) -> None:
+    """Nothing of the claim is left, and Triton's other arguments stay."""
+    documents = with_components(tmp_path, "cpu", "components/s3")
+    assert not of_kind(documents, "PersistentVolumeClaim")
+    spec = pods(documents)["triton"]["spec"]
+    assert not any("persistentVolumeClaim" in each for each in spec["volumes"])
+    assert {each["name"] for each in spec["containers"][0]["volumeMounts"]} == {
+        each["name"] for each in spec["volumes"]
+    }
+    base = pods(render(K8S / "overlays" / "cpu"))["triton"]["spec"]["containers"][0]["args"]
+    changed = set(base) ^ set(spec["containers"][0]["args"])
+    assert {each.partition("=")[0] for each in changed} == {"--model-repository"}
