@@ -9,7 +9,56 @@ from typing import Any
 
 from benchmarks import harness
 
-NAMES = ("batching", "accuracy", "disconnect", "overhead")
+NAMES = (
+    "batching", "accuracy", "disconnect", "overhead", "throughput", "latency", "streams", "overload", "beside_litellm",
+)  # fmt: skip
+Row = tuple[str, str, str]
+
+
+def doors(result: dict[str, Any]) -> list[Row]:
+    """What the gateway costs before a model that costs nothing, and what it does when too much is asked."""
+    relay, idle, over = result["streams"]["relay"], result["streams"]["idle"], result["overload"]
+    most = max(
+        (result["throughput"][f"connections_{number}"] for number in (16, 64)), key=lambda row: row["per_second"]
+    )
+    rows = [
+        (
+            "requests/s on one gateway core, everything on, instant model",
+            f"{most['per_second']:.0f}, {most['cpu_us_per_request']:.0f} us of CPU each",
+            "throughput",
+        )
+    ]
+    for rate in (50, 100, 200):
+        each = result["latency"][f"rate_{rate}"]
+        added = f"{each['added_p50_ms']:+.2f} ms p50, {each['added_p99_ms']:+.2f} ms p99"
+        direct = f"direct: {each['direct_p50_ms']:.2f} and {each['direct_p99_ms']:.2f} ms"
+        rows.append((f"added at {rate} requests/s, open loop, instant model", f"{added} ({direct})", "latency"))
+    return [
+        *rows,
+        (
+            "64 streams at once, CPU by relayed response, word filter on",
+            f"{relay['cpu_us_per_response']:.0f} us",
+            "streams",
+        ),
+        (
+            f"{idle['streams']} streams open for {idle['seconds']} s",
+            f"{idle['kib_per_stream']:.0f} KiB a stream, {idle['errors']} errors, "
+            f"health p99 {idle['health_p99_ms']:.0f} ms",
+            "streams",
+        ),
+        (
+            "4x overload for 60 s: answers in time, of capacity",
+            f"{over['goodput_of_capacity']:.0%}; of those admitted {over['admitted_in_time']:.1%} in time; "
+            f"refused within {over['refused_p99_ms']:.0f} ms (p99)",
+            "overload",
+        ),
+        (
+            "beside the LiteLLM proxy, one core each, 16 connections",
+            f"{result['beside_litellm']['requests_per_second_ratio']:.0f}x its requests/s, "
+            f"{result['beside_litellm']['cpu_us_per_streamed_token_ratio']:.0f}x less CPU a streamed token",
+            "beside_litellm",
+        ),
+    ]
 
 
 def table() -> str:
@@ -31,8 +80,12 @@ def table() -> str:
             "accuracy",
         ),
         (
-            "slot free after the client left, median of 50",
-            f"{disconnect['streaming_median_ms']:.0f} ms streaming, {disconnect['not_streaming_median_ms']:.0f} ms not",
+            "slot free after the client left, median of 50, streaming / not",
+            "; ".join(
+                f"{door} {disconnect[f'{kind}streaming_median_ms']:.0f} / "
+                f"{disconnect[f'{kind}not_streaming_median_ms']:.0f} ms"
+                for door, kind in (("`/generate`", ""), ("OpenAI", "openai_"), ("gRPC", "grpc_"))
+            ),
             "disconnect",
         ),
     ]
@@ -41,6 +94,7 @@ def table() -> str:
         added = f"+{each['added_p50_ms']:.1f} ms p50, {each['added_p99_ms']:+.1f} ms p99"
         direct = f"direct: {each['direct_p50_ms']:.0f} and {each['direct_p99_ms']:.0f} ms"
         rows.append((f"gateway overhead, {clients} client{'s'[: clients - 1]}", f"{added} ({direct})", "overhead"))
+    rows += doors(result)
     lines = [f"| {what} | {figure} | `python -m benchmarks.{name}` |" for what, figure, name in rows]
     machine = batching["machine"]
     where = (

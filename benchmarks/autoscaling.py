@@ -201,6 +201,7 @@ def table(figures: dict[str, Any]) -> str:
                 f"| {load} | {name} | {1000 * each['worst_window_p99_seconds']:.0f} ms | {each['late_share']:.2%} | "
                 f"{'yes' if each['held'] else '**no**'} | {each['pod_hours']:.1f} | {each['most_pods']} |"
             )
+    lines += ["", *(f"![{name}](images/autoscaling-{name}.png)" for name in figures["loads"])]
     return "\n".join([*lines, END])
 
 

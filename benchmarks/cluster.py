@@ -12,8 +12,10 @@ from itertools import count
 from random import Random
 
 from benchmarks.service_times import ServiceTimes
+from build_engine.recipe import Recipe
 
-STEP_TOKENS, KV_TOKENS, MAX_SEQUENCES = 256, 16384, 64  # build_engine's defaults; half a step while others decode
+STEP_TOKENS = 2 * Recipe.step_tokens  # halved while others decode
+KV_TOKENS, MAX_SEQUENCES = Recipe.kv_cache_tokens, Recipe.max_sequences
 CONNECTION_AGE_SECONDS, RESOLUTION_SECONDS = 30.0, 5.0  # Triton's manifest; gateway/triton/channel.py
 
 

@@ -1,8 +1,8 @@
 """How soon a client that leaves has freed its place in the batch: ``python -m benchmarks.disconnect``.
 
 A long generation is started through the gateway, the client leaves once it runs in the batch, and the backend's own
-gauge is polled until the sequence is gone. 50 times streaming, 50 times not, over HTTP and over gRPC. The poll's own
-round trip (an HTTP request to Triton's metrics endpoint) is part of the figure.
+gauge is polled until the sequence is gone. 50 times streaming, 50 times not, over ``/generate``, ``/v1/completions``
+and gRPC. The poll's own round trip (an HTTP request to Triton's metrics endpoint) is part of the figure.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from gateway.triton.contract import Value
 
 TIMES = 50
 LONG: dict[str, Value] = {"text_input": "Count to ten thousand: 1, 2, 3,", "max_tokens": 1500, "ignore_eos": True}
+OPENAI = {"model": "generate", "prompt": LONG["text_input"], "max_tokens": 1500, "ignore_eos": True}
 
 
 async def running_sequences(session: aiohttp.ClientSession, url: str) -> float:
@@ -37,11 +38,12 @@ async def running_sequences(session: aiohttp.ClientSession, url: str) -> float:
     )
 
 
-async def leave_once(stack: Stack, session: aiohttp.ClientSession, stream: bool) -> float:
+async def leave_once(stack: Stack, session: aiohttp.ClientSession, path: str, stream: bool) -> float:
     """Seconds from closing the connection to the empty batch."""
     url = f"http://127.0.0.1:{stack.ports.metrics}/metrics"
     async with harness.gateway_client(stack) as client:
-        request = asyncio.create_task(client.post("/generate", json={**LONG, "stream": stream}))
+        body = {**LONG, "stream": stream} if path == "/generate" else {**OPENAI, "stream": stream}
+        request = asyncio.create_task(client.post(path, json=body))
         while await running_sequences(session, url) != 1:
             if request.done() and request.result().status != 200:
                 raise RuntimeError(await request.result().text())
@@ -84,8 +86,10 @@ async def measure(stack: Stack, address: str) -> dict[str, object]:
     async with aiohttp.ClientSession() as session, grpc.aio.insecure_channel(address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for name, leave in (
-            ("streaming", partial(leave_once, stack, session, True)),
-            ("not_streaming", partial(leave_once, stack, session, False)),
+            ("streaming", partial(leave_once, stack, session, "/generate", True)),
+            ("not_streaming", partial(leave_once, stack, session, "/generate", False)),
+            ("openai_streaming", partial(leave_once, stack, session, "/v1/completions", True)),
+            ("openai_not_streaming", partial(leave_once, stack, session, "/v1/completions", False)),
             ("grpc_streaming", partial(leave_grpc_once, stack, session, stub, metadata, True)),
             ("grpc_not_streaming", partial(leave_grpc_once, stack, session, stub, metadata, False)),
         ):

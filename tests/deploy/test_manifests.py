@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 
 from gateway.settings import Settings
 
-from .conftest import K8S, Document, named, of_kind, pods, render, with_components
+from .conftest import K8S, ROOT, Document, named, of_kind, pods, render, with_components
 
 CUSTOM = {"PodMonitor", "ScaledObject"}
 COMPONENTS = ["components/keda", "components/monitors", "components/s3", "components/https-egress"]
@@ -43,11 +45,45 @@ def test_components_are_valid(tmp_path: Path, component: str) -> None:
     validate(with_components(tmp_path, "cpu", component))
 
 
-def test_the_demo_job_is_valid() -> None:
-    """The job that publishes the demo model."""
-    documents = render(K8S / "demo")
+@pytest.mark.parametrize(("folder", "name"), [("demo", "demo-model"), ("rollout", "rollout")])
+def test_jobs_are_valid(folder: str, name: str) -> None:
+    """The jobs that publish the demo model and that roll a version out."""
+    documents = render(K8S / folder)
     validate(documents)
-    hardened(pods(documents)["demo-model"]["spec"])
+    hardened(pods(documents)[name]["spec"])
+
+
+def test_a_rollout_reaches_triton_and_nothing_else(cpu: list[Document]) -> None:
+    """The job's pod may speak to Triton's gRPC."""
+    label = pods(render(K8S / "rollout"))["rollout"]["metadata"]["labels"]
+    assert allowed(cpu, label, "triton", 8001)
+    assert not allowed(cpu, label, "triton", 8000)
+    assert not allowed(cpu, label, "redis", 6379)
+
+
+def test_a_rollout_names_every_pod(tmp_path: Path) -> None:
+    """The job's command, where the name stands for two addresses, each told three times as getent does, asks both."""
+    lookup = tmp_path / "getent"
+    told = "\\n".join(
+        f"{address} {kind} triton" for address in ("127.0.0.2", "127.0.0.3") for kind in ("STREAM", "RAW")
+    )
+    lookup.write_text(f'#!/bin/sh\n[ "$*" = "ahostsv4 triton" ] && printf "{told}\\n"\n')
+    lookup.chmod(0o755)
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    command = pods(render(K8S / "rollout"))["rollout"]["spec"]["containers"][0]["command"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "ACTION": "promote"}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    _, module, *arguments = done.stdout.splitlines()
+    assert module == "build_engine"
+    assert arguments[-4:] == ["--triton", "127.0.0.2:8001", "--triton", "127.0.0.3:8001"]
+    arguments[arguments.index("--repository") + 1] = str(tmp_path)
+    real = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "usage:" not in real.stderr
+    assert real.returncode not in (0, 1)
 
 
 def test_every_pod_is_confined(overlay: list[Document]) -> None:
