@@ -24,6 +24,8 @@ IMAGES = ROOT / "docs" / "images"
 STEPS = 150
 SCRAPES = 10
 """Points of a line, and scrapes that a rate looks back over."""
+EASE = 4.0
+"""A picture is of a service that is not overwhelmed."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, everyday(Path(folder)) as running:
         began = time.time()
-        seen = asyncio.run(live(running, options.seconds))
+        seen = asyncio.run(live(running, options.seconds, ease=EASE))
         sys.stdout.write(f"visits: {dict(seen)}\n")
         for board in boards():
             path = IMAGES / f"dashboard-{board}.png"

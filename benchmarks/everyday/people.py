@@ -127,14 +127,15 @@ PEOPLE: tuple[tuple[str, Visit, float, int], ...] = (
 """Tenant, what they do, seconds between visits, how many of them."""
 
 
-async def live(everyday: Everyday, seconds: float) -> Counter[str]:
-    """All of them for so long, and one who changes the policy, well and badly. Returns visits by outcome."""
+async def live(everyday: Everyday, seconds: float, *, ease: float = 1.0) -> Counter[str]:
+    """All of them for so long, and one who changes the policy, well and badly; their pauses are ``ease`` times as long.
+    Returns visits by outcome."""
     seen: Counter[str] = Counter()
     timeout, connector = aiohttp.ClientTimeout(total=60), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(everyday.stack.url, timeout=timeout, connector=connector) as session:
         until = time.monotonic() + seconds
         visitors = [
-            _come(Person(session, everyday.token(tenant), visit, pause), until, seen)
+            _come(Person(session, everyday.token(tenant), visit, ease * pause), until, seen)
             for tenant, visit, pause, count in PEOPLE
             for _ in range(count)
         ]

@@ -134,7 +134,6 @@ def _room(each: dashboard.Dashboard) -> None:
             "none",
             (total("tidegate_requests_in_flight"), "in flight"),
             (total("nv_inference_pending_request_count", where=MODEL), "waiting in Triton"),
-            limit("pending_requests"),
             alert="QueueGrowing",
         ),
         lines(
