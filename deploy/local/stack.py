@@ -26,7 +26,7 @@ from deploy.local.processes import Background
 TRITON_GRACE_SECONDS = 20.0
 GATEWAY_GRACE_SECONDS = 15.0
 READY_SECONDS = 120.0
-FIRST_PROMPT = "What is the capital of France?"
+FIRST_PROMPT = "What is 2 + 2?"
 SHIPPED_POLICY = Path(__file__).resolve().parents[1] / "policy" / "policy.yaml"
 
 

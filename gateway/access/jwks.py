@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
+import anyio
 import httpx
 
 from gateway.access.errors import AccessError
@@ -95,11 +96,12 @@ class FetchedKeys:
 
     async def _fetch(self) -> None:
         try:
-            content = await asyncio.wait_for(self._content(), self._part.jwks_timeout_seconds)
+            with anyio.fail_after(self._part.jwks_timeout_seconds):
+                content = await self._content()
             keys = await asyncio.to_thread(
                 key_set, content, self._part.algorithms, published=True, development=self._development
             )
-        except (httpx.HTTPError, AccessError, asyncio.TimeoutError) as error:
+        except (httpx.HTTPError, AccessError, TimeoutError) as error:
             reason = str(error) if isinstance(error, AccessError) else type(error).__name__
             fields = {"issuer": self._part.name, "reason": reason, "kept": self._keys is not None}
             LOGGER.error("the issuer's keys could not be fetched", extra={"fields": fields})

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
+import anyio
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -53,8 +54,10 @@ class RedisRevocations:
     async def look(self) -> None:
         """Ask once, and take over what is new."""
         try:
-            await asyncio.wait_for(self._look(), 2 * TIMEOUT_SECONDS)
-        except (RedisError, OSError, asyncio.TimeoutError, ValueError) as error:
+            # Not asyncio.wait_for: up to Python 3.11 it may swallow a cancellation, and then nothing ends this.
+            with anyio.fail_after(2 * TIMEOUT_SECONDS):
+                await self._look()
+        except (RedisError, OSError, ValueError) as error:
             if not self._away:
                 fields = {"reason": type(error).__name__}
                 LOGGER.error("revocations cannot be read from Redis; the last ones stay", extra={"fields": fields})

@@ -13,6 +13,8 @@ import pickle
 import sys
 from pathlib import Path
 
+import anyio
+
 from gateway.policy.compiled import Policy, load_policy, with_moderators
 from gateway.policy.errors import PolicyError
 from gateway.policy.moderators import Services
@@ -43,8 +45,9 @@ async def _run(path: Path, descriptor: int) -> None:
     except OSError as error:
         raise PolicyError(f"{path} could not be built: no process for it: {error.strerror}") from None
     try:
-        status = await asyncio.wait_for(process.wait(), LONGEST_SECONDS)
-    except asyncio.TimeoutError:
+        with anyio.fail_after(LONGEST_SECONDS):
+            status = await process.wait()
+    except TimeoutError:
         raise PolicyError(f"{path} was not ready after {LONGEST_SECONDS:.0f} seconds") from None
     finally:
         if process.returncode is None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
+import httpx
 import openai
 import pytest
 from langchain_openai import ChatOpenAI
@@ -19,7 +20,7 @@ from deploy.local.stack import Stack
 from .conftest import backend_metric
 from .test_leaving import until
 
-QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[Any] = [{"role": "user", "content": "What is 2 + 2?"}]
 SCOPES = "generate models:read"
 
 
@@ -36,13 +37,14 @@ def client(options: dict[str, Any]) -> Iterator[OpenAI]:
         yield each
 
 
-def test_a_question_gets_its_answer(client: OpenAI) -> None:
+def test_a_question_gets_its_answer(client: OpenAI, http: httpx.Client) -> None:
     """Greedy, it is the answer that /generate gives; usage and reason are those of the model."""
     answer = client.chat.completions.create(model="generate", messages=QUESTION, temperature=0, max_tokens=32)
-    assert "Paris" in (answer.choices[0].message.content or "")
-    assert answer.choices[0].finish_reason == "stop"
+    same = http.post("/generate", json={"messages": QUESTION, "max_tokens": 32}).json()
+    assert answer.choices[0].message.content == same["text_output"]
+    assert answer.choices[0].finish_reason == same["finish_reason"]
     assert answer.usage is not None
-    assert 1 < answer.usage.completion_tokens <= 32
+    assert answer.usage.completion_tokens == same["usage"]["completion_tokens"]
 
 
 def test_a_stream_says_the_same_and_counts_the_same(client: OpenAI) -> None:
@@ -91,7 +93,8 @@ def test_logprobs_are_those_of_the_tokens_that_were_said(client: OpenAI) -> None
         assert each.top_logprobs[0].token == each.token
         assert sum(math.exp(other.logprob) for other in each.top_logprobs) <= 1.001
     assert answer.usage is not None
-    assert len(tokens) == answer.usage.completion_tokens - 1  # the end token has no text
+    # The end token has no text.
+    assert len(tokens) == answer.usage.completion_tokens - (choice.finish_reason == "stop")
 
 
 def test_streamed_logprobs_are_the_same(client: OpenAI) -> None:
@@ -200,7 +203,7 @@ async def test_schemas_and_free_text_share_a_batch(options: dict[str, Any]) -> N
         if number % 2:
             assert json.loads(text).keys() == {f"key{number}"}
         else:
-            assert "Paris" in text
+            assert not text.startswith("{")
 
 
 async def test_closing_the_stream_frees_every_choice(stack: Stack, options: dict[str, Any]) -> None:
@@ -234,9 +237,10 @@ def test_langchain_asks_streams_and_structures(options: dict[str, Any]) -> None:
         max_tokens=200,
         max_retries=0,
     )
-    assert "Paris" in str(model.invoke("What is the capital of France?").content)
-    assert "Paris" in "".join(str(chunk.content) for chunk in model.stream("What is the capital of France?"))
+    answer = model.invoke("What is the capital of Germany?")
+    assert answer.content
+    assert "".join(str(chunk.content) for chunk in model.stream("What is the capital of Germany?")) == answer.content
     city = model.with_structured_output(City, method="json_schema").invoke("Describe Paris as JSON.")
     assert isinstance(city, City)
-    usage = model.invoke("Hi").usage_metadata  # type: ignore[union-attr]
-    assert usage["total_tokens"] > 0
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["total_tokens"] > 0
