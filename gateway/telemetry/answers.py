@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from gateway.telemetry.prices import Price
-from gateway.telemetry.series import Series
+from gateway.telemetry.series import Children, Series
 from gateway.telemetry.tenants import Tenants
 from gateway.tracing import TritonSpan
 from gateway.triton import Delta
@@ -32,22 +32,24 @@ class Business:
     """Who used how much, and how answers end."""
 
     def __init__(self, series: Series, tenants: Tenants, prices: dict[str, Price]) -> None:
-        self._series, self._tenants, self._prices = series, tenants, prices
+        self._tenants, self._prices = tenants, prices
+        self._answers, self._tokens = Children(series.answers), Children(series.tenant_tokens)
+        self._cost = Children(series.tenant_cost)
 
     def used(self, tenant: str, model: str, input_tokens: int, output_tokens: int) -> None:
         """Charge the tenant."""
         if not self._tenants.most:
             return
-        label, series = self._tenants.label(tenant), self._series
-        series.tenant_tokens.labels(label, model, "input").inc(input_tokens)
-        series.tenant_tokens.labels(label, model, "output").inc(output_tokens)
+        label = self._tenants.label(tenant)
+        self._tokens(label, model, "input").inc(input_tokens)
+        self._tokens(label, model, "output").inc(output_tokens)
         price = self._prices.get(model)
         if price is not None:
-            series.tenant_cost.labels(label, model).inc(price.of(input_tokens, output_tokens))
+            self._cost(label, model).inc(price.of(input_tokens, output_tokens))
 
     def ended(self, model: str, version: str, reason: str) -> None:
         """An answer has ended."""
-        self._series.answers.labels(model, version, reason).inc()
+        self._answers(model, version, reason).inc()
 
 
 class AnswerRecord:

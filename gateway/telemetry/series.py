@@ -7,7 +7,7 @@ worker that has ended.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
@@ -19,6 +19,24 @@ SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 
 Mode = Literal["sum", "livesum", "livemin", "livemax"]
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which says nothing new
+
+
+Child = TypeVar("Child", Counter, Gauge, Histogram)
+
+
+class Children(Generic[Child]):
+    """The children of a series by their labels, found with one look-up. Labels are closed sets, so there is a bound."""
+
+    def __init__(self, series: Child) -> None:
+        self._series: Child = series
+        self._known: dict[tuple[str, ...], Child] = {}
+
+    def __call__(self, *labels: str) -> Child:
+        """The child; made if it is new."""
+        child = self._known.get(labels)
+        if child is None:
+            child = self._known[labels] = self._series.labels(*labels)
+        return child
 
 
 class Series:

@@ -9,7 +9,7 @@ from gateway.policy.verdict import Action, Direction, Span
 from gateway.telemetry.answers import AnswerRecord, Business, ModelSeries
 from gateway.telemetry.exposition import Exposition
 from gateway.telemetry.prices import Price
-from gateway.telemetry.series import Series
+from gateway.telemetry.series import Children, Series
 from gateway.telemetry.tenants import Tenants
 from gateway.tracing import Operation, RequestTrace
 from gateway.traffic.quotas.config import Kind
@@ -24,6 +24,8 @@ class Telemetry(Series):
     def __init__(self, tenants: Tenants | None = None, prices: dict[str, Price] | None = None) -> None:
         super().__init__()
         self._business = Business(self, tenants or Tenants(), prices or {})
+        self._requests_of, self._duration_of = Children(self.requests), Children(self.duration)
+        self._decisions_of = Children(self.policy_decisions)
         self._models: dict[str, ModelSeries] = {}
         self._info: dict[str, tuple[str, str, str, str]] = {}
         self._policy_version: str | None = None
@@ -35,8 +37,8 @@ class Telemetry(Series):
 
     def served(self, route: str, outcome: str, seconds: float, trace: RequestTrace | None = None) -> None:
         """A request has ended."""
-        self.requests.labels(route, outcome).inc()
-        self.duration.labels(route).observe(seconds, None if trace is None else trace.exemplar)
+        self._requests_of(route, outcome).inc()
+        self._duration_of(route).observe(seconds, None if trace is None else trace.exemplar)
 
     def answering(
         self,
@@ -81,7 +83,7 @@ class Telemetry(Series):
 
     def decided(self, direction: Direction, action: Action) -> None:
         """What the policy decided about a whole input or output."""
-        self.policy_decisions.labels(direction, action).inc()
+        self._decisions_of(direction, action).inc()
 
     def held_back(self, characters: int) -> None:
         """The most that the policy held back of an answer at once."""

@@ -23,8 +23,9 @@ NO_STAGE: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 class TritonSpan(Protocol):
     """The call to Triton."""
 
-    metadata: Metadata
-    """``traceparent`` (and ``tracestate``), so that Triton goes on with the trace."""
+    metadata: Metadata | None
+    """``traceparent`` (and ``tracestate``), so that Triton goes on with the trace; None for one that nobody records,
+    since Triton records whatever is named to it."""
     exemplar: dict[str, str] | None
 
     def first_response(self) -> None:

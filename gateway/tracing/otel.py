@@ -6,6 +6,7 @@ told its parent, since a request's stages run in several tasks.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -27,6 +28,7 @@ from gateway.tracing import Metadata, Operation, Parameter
 SEND_EVERY_MS = 1000
 SEND_SECONDS = 5.0
 PATH = "/v1/traces"
+logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)  # that a batch is lost, not each attempt
 PROPAGATOR = TraceContextTextMapPropagator()
 REQUEST_ATTRIBUTES = ("max_tokens", "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
 """Parameters that the conventions name, as ``gen_ai.request.NAME``. ``stop`` would be text."""
@@ -148,8 +150,10 @@ class OtelTriton:
     def __init__(self, span: Span, exemplar: dict[str, str] | None) -> None:
         self._span, self.exemplar = span, exemplar
         carrier: dict[str, str] = {}
-        PROPAGATOR.inject(carrier, set_span_in_context(span, Context()))
-        self.metadata: Metadata = tuple(carrier.items())
+        if exemplar is not None:
+            # Triton 2.51 records every request with a traceparent, whatever its flags and Triton's own rate say.
+            PROPAGATOR.inject(carrier, set_span_in_context(span, Context()))
+        self.metadata: Metadata | None = tuple(carrier.items()) or None
 
     def first_response(self) -> None:
         """See :class:`gateway.tracing.TritonSpan`."""

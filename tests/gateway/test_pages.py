@@ -63,11 +63,15 @@ async def test_every_series_of_a_running_gateway_is_on_its_page(tmp_path: Path) 
     issuers, revoked = tmp_path / "issuers.yaml", tmp_path / "revoked.jsonl"
     issuers.write_text(ISSUERS, encoding="utf-8")
     revoked.touch()
-    settings = {"jwt_key": None, "issuers_file": issuers, "revocation_file": revoked}
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("models: {generate: {input: 1}}", encoding="utf-8")
+    settings = {"jwt_key": None, "issuers_file": issuers, "revocation_file": revoked, "price_file": prices}
     async with serve(tmp_path, policy_file=policy, **settings) as served, served.client() as client:
         for path in ("/generate", "/generate_stream"):
             await client.post(path, json={"text_input": "one two"})
         await client.post("/generate", json={"text_input": "bad word"})
+        answer = await client.post("/generate", json={"text_input": "one"})
+        await client.post("/feedback", json={"request_id": answer.json()["id"], "score": 5})
         text = (await client.get("/metrics")).text
     kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, flags=re.MULTILINE))
     found: dict[str, tuple[str, set[str]]] = {}

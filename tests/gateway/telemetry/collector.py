@@ -1,8 +1,9 @@
-"""A small OpenTelemetry collector: a real HTTP server that takes OTLP as protobuf and remembers the spans."""
+"""A small OpenTelemetry collector: a real HTTP server that takes OTLP and remembers the spans."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+IDS = ("trace_id", "span_id", "parent_span_id")
+
 
 class Collector:
     """What was sent so far: spans, and the bodies as they came."""
@@ -22,10 +25,16 @@ class Collector:
         self.spans: list[Span] = []
         self.bodies: list[bytes] = []
 
-    def take(self, path: str, body: bytes) -> None:
-        """A request."""
+    def take(self, path: str, kind: str, body: bytes) -> None:
+        """A request. Triton sends its spans as JSON, with ids in hexadecimal."""
         assert path == "/v1/traces"
         self.bodies.append(body)
+        if kind == "application/json":
+            for resource in json.loads(body)["resourceSpans"]:
+                for each in (span for scope in resource["scopeSpans"] for span in scope["spans"]):
+                    ids = (bytes.fromhex(each.get(name, "")) for name in ("traceId", "spanId", "parentSpanId"))
+                    self.spans.append(Span(name=each["name"], **dict(zip(IDS, ids, strict=True))))
+            return
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             for scope in resource.scope_spans:
                 self.spans += scope.spans
@@ -54,7 +63,9 @@ def collecting() -> Iterator[Collector]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            collector.take(self.path, self.rfile.read(int(self.headers["content-length"])))
+            collector.take(
+                self.path, self.headers["content-type"], self.rfile.read(int(self.headers["content-length"]))
+            )
             content = ExportTraceServiceResponse().SerializeToString()
             self.send_response(200)
             self.send_header("content-type", "application/x-protobuf")
