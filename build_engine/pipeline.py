@@ -47,7 +47,7 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     with publish.staging(recipe.repository) as folder, clock.stage("assemble"):
         staged = folder / "version"
         _assemble(staged, engine, source.tokenizer)
-        parameters = _parameters(recipe, source, room, engine.facts["precision"])
+        parameters = _parameters(recipe, source, room, engine)
         (staged / "config.pbtxt").write_text(config_pbtxt(recipe.name, parameters), encoding="utf-8")
         if recipe.goldens is not None:
             goldens.record(staged, goldens.read_goldens(recipe.goldens, source.tokenizer), recipe.serving(room))
@@ -103,14 +103,16 @@ def _judged(accuracy: dict[str, Any]) -> dict[str, Any]:
     return {field: accuracy[field] for field in fields} | {"kept": len(accuracy["kept"])}
 
 
-def _parameters(recipe: Recipe, source: Source, room: Room, precision: str) -> dict[str, str]:
+def _parameters(recipe: Recipe, source: Source, room: Room, engine: Made) -> dict[str, str]:
     """What the model says about itself in ``config.pbtxt``."""
-    tokenizer = source.tokenizer
+    tokenizer, precision = source.tokenizer, engine.facts["precision"]
+    unproven = "missing" if precision.startswith("int8") else "not_needed"  # fp32 and fp16 need no text
     return {
         "tidegate_format": "1",
         "architecture": source.config.architecture,
         "engine": recipe.target,
         "precision": precision,
+        "accuracy_gate": "passed" if engine.accuracy and engine.accuracy["passed"] else unproven,
         "created": str(int(time.time())),
         "context_length": str(room.context_length),
         "vocab_size": str(source.config.vocab_size),

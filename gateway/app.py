@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from gateway.access import AccessError, Authenticator
 from gateway.access.build import Setup, build
 from gateway.access.errors import first_problem
 from gateway.access.issuers import IssuerPart, KeyPart, read_issuers
+from gateway.edge import feedback as feedback_edge
 from gateway.edge import http, openai, openai_models, openai_moderations, operations, problems
 from gateway.edge.asking import Limits
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
@@ -23,6 +25,7 @@ from gateway.edge.schemas import GenerateBody
 from gateway.edge_grpc.calls import Limits as GrpcLimits
 from gateway.edge_grpc.opening import opened
 from gateway.edge_grpc.parts import Parts
+from gateway.feedback import CommentFile, RatedAnswers, open_rated
 from gateway.generation import Generation
 from gateway.policy.audit import AuditLog, AuditSettings
 from gateway.policy.compiled import Policy, compile_policy, load_policy
@@ -31,8 +34,11 @@ from gateway.policy.engine import PolicyEngine
 from gateway.policy.moderators import Services
 from gateway.policy.reload import watching
 from gateway.settings import Settings
-from gateway.telemetry import Telemetry
+from gateway.telemetry import Telemetry, sharing
+from gateway.telemetry.prices import read_prices
+from gateway.telemetry.tenants import Tenants
 from gateway.tls import Certificate, ca_certificates
+from gateway.tracing import open_tracer
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
 from gateway.traffic.quotas import Quotas, open_quotas
@@ -46,9 +52,12 @@ LEASE_MARGIN_SECONDS = 60.0
 def create_app(settings: Settings, drain: Drain | None = None, certificate: Certificate | None = None) -> ASGIApp:
     """The ASGI application, and the gRPC door beside it, with ``certificate`` if there is one; ``drain`` tells that the
     end is near. Raises :class:`gateway.policy.errors.PolicyError` for a policy that cannot be used,
-    :class:`gateway.access.AccessError` for keys and lists, :class:`gateway.traffic.quotas.QuotaError` for quotas that
-    cannot, and :class:`gateway.tls.TlsError`."""
-    telemetry, drain = Telemetry(), drain or Drain()
+    :class:`gateway.access.AccessError` for keys and lists, :class:`gateway.traffic.quotas.QuotaError` for quotas,
+    :class:`gateway.tls.TlsError`, and :class:`gateway.telemetry.prices.PriceError`,
+    :class:`gateway.feedback.FeedbackError` and :class:`gateway.tracing.TracingError` for theirs."""
+    telemetry, drain = _telemetry(settings), drain or Drain()
+    tracer = open_tracer(settings.tracing_endpoint, settings.tracing_sample_rate)
+    comments = CommentFile(settings.feedback_file) if settings.feedback_file is not None else None
     triton_ca = _triton_ca(settings)
     admission = Admission(settings.max_concurrent_requests)
     plain: dict[str, Endpoint] = {}
@@ -63,9 +72,9 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         triton = TritonClient(settings.triton_url, triton_ca)
         drain.on_cut(triton.cut)
-        audit = _audit(settings)
+        audit = _audit(settings, telemetry)
+        rated = _rated(settings, telemetry)
         policy = PolicyEngine(in_force, telemetry, audit, unrecorded_blocks=settings.audit_required)
-        telemetry.audit_lost.set_function(lambda: audit.lost if audit is not None else 0)
         generation = Generation(
             triton,
             policy,
@@ -74,22 +83,28 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
             telemetry,
             default_model=settings.model,
             allow_special_tokens=settings.allow_special_tokens,
+            rated=rated,
         )
         limits = Limits(settings.max_tokens, settings.request_timeout_seconds, settings.max_request_timeout_seconds)
         plain.update(http.generate_endpoints(generation, limits))
         plain.update(openai.completion_endpoints(generation, limits))
         plain.update(openai_moderations.moderation_endpoints(policy, quotas, limits))
-        for describe_routes in (
-            http.describe_endpoints,
-            openai.describe_completions,
-            openai_moderations.describe_moderations,
-        ):
-            describe_routes(app, plain)
+        if rated is not None:
+            plain.update(feedback_edge.feedback_endpoints(rated, comments, limits.timeout_seconds))
+        _describe(app, plain)
         app.include_router(openai_models.model_routes(triton))
         app.include_router(operations.routes(triton, settings.model, telemetry, drain, authenticator))
-        limits_of_grpc = _grpc_limits(settings)
         parts = Parts(
-            triton, generation, policy, authenticator, admission, quotas, telemetry, drain, limits=limits_of_grpc
+            triton,
+            generation,
+            policy,
+            authenticator,
+            admission,
+            quotas,
+            telemetry,
+            drain,
+            limits=_grpc_limits(settings),
+            tracer=tracer,
         )
         seconds = settings.policy_reload_seconds
         async with (
@@ -107,12 +122,25 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
                 await classifier.close()
                 if audit is not None:
                     audit.close()
+                if rated is not None:
+                    await rated.close()
+                if tracer is not None:
+                    await asyncio.to_thread(tracer.close)
 
     app = FastAPI(title="tidegate", lifespan=lifespan, redirect_slashes=False)
     problems.install(app)
-    describe(app, [GenerateBody, ChatBody, CompletionBody, ModerationBody])
+    describe(app, [GenerateBody, ChatBody, CompletionBody, ModerationBody, feedback_edge.FeedbackBody])
     limited = BodyLimit(PlainRoutes(app, plain), settings.max_body_bytes)
-    return RequestContext(Authentication(limited, authenticator), telemetry, admission, drain)
+    return RequestContext(Authentication(limited, authenticator), telemetry, admission, drain, tracer)
+
+
+def _describe(app: FastAPI, plain: dict[str, Endpoint]) -> None:
+    """Show the plain routes in the API's description."""
+    http.describe_endpoints(app, plain)
+    openai.describe_completions(app, plain)
+    openai_moderations.describe_moderations(app, plain)
+    if "/feedback" in plain:
+        feedback_edge.describe_feedback(app, plain)
 
 
 @asynccontextmanager
@@ -187,10 +215,28 @@ def _quotas(settings: Settings, telemetry: Telemetry) -> Quotas:
     )
 
 
-def _audit(settings: Settings) -> AuditLog | None:
+def _telemetry(settings: Settings) -> Telemetry:
+    shared = sharing.folder()
+    tenants = Tenants(settings.metrics_tenants, None if shared is None else shared / sharing.TENANTS)
+    return Telemetry(tenants, read_prices(settings.price_file))
+
+
+def _rated(settings: Settings, telemetry: Telemetry) -> RatedAnswers | None:
+    return open_rated(
+        telemetry,
+        seconds=settings.feedback_seconds,
+        most=settings.feedback_answers,
+        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        directory=settings.feedback_directory,
+        workers=settings.workers,
+    )
+
+
+def _audit(settings: Settings, telemetry: Telemetry) -> AuditLog | None:
     if settings.audit_file is None:
         return None
-    return AuditLog(AuditSettings(settings.audit_file, settings.audit_max_bytes, settings.audit_max_files))
+    where = AuditSettings(settings.audit_file, settings.audit_max_bytes, settings.audit_max_files)
+    return AuditLog(where, telemetry.record_lost)
 
 
 def _authenticator(settings: Settings, telemetry: Telemetry) -> Authenticator:

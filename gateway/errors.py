@@ -11,8 +11,10 @@
     ├── Forbidden                     403  PERMISSION_DENIED    insufficient_scope
     │   └── PromptRejected            403  PERMISSION_DENIED    prompt_rejected
     ├── NotFound                      404  NOT_FOUND            not_found
-    │   └── ModelNotFound             404  NOT_FOUND            model_not_found
+    │   ├── ModelNotFound             404  NOT_FOUND            model_not_found
+    │   └── RequestNotFound           404  NOT_FOUND            request_not_found
     ├── MethodNotAllowed              405  UNIMPLEMENTED        method_not_allowed
+    ├── FeedbackExists                409  ALREADY_EXISTS       feedback_exists
     ├── BodyTooLarge                  413  RESOURCE_EXHAUSTED   body_too_large
     ├── InvalidField                  422  INVALID_ARGUMENT     invalid_field
     ├── TooManyRequests               429  RESOURCE_EXHAUSTED   too_many_requests
@@ -27,6 +29,7 @@
     │   ├── ShuttingDown              503  UNAVAILABLE          shutting_down
     │   └── TooManyConnections        503  UNAVAILABLE          too_many_connections
     ├── QuotaUnavailable              503  UNAVAILABLE          quota_unavailable
+    ├── FeedbackUnavailable           503  UNAVAILABLE          feedback_unavailable
     ├── RequestTimeout                408  DEADLINE_EXCEEDED    request_timeout
     └── DeadlineExceeded              504  DEADLINE_EXCEEDED    deadline_exceeded
 
@@ -133,11 +136,25 @@ class ModelNotFound(NotFound):
     default_message = "there is no such model here; GET /v1/models lists those there are"
 
 
+class RequestNotFound(NotFound):
+    """No answer to this subject has such a request id, or not any more."""
+
+    code = "request_not_found"
+    default_message = "no answer of yours has this request id, or it was too long ago"
+
+
 class MethodNotAllowed(GatewayError):
     """The path exists, the method does not."""
 
     http_status, grpc_status, code = 405, "UNIMPLEMENTED", "method_not_allowed"
     default_message = "this path does not take this method; /docs lists them"
+
+
+class FeedbackExists(GatewayError):
+    """The answer has been rated."""
+
+    http_status, grpc_status, code = 409, "ALREADY_EXISTS", "feedback_exists"
+    default_message = "this answer has been rated already; the first score counts"
 
 
 class BodyTooLarge(GatewayError):
@@ -253,6 +270,14 @@ class QuotaUnavailable(GatewayError):
     http_status, grpc_status, code = 503, "UNAVAILABLE", "quota_unavailable"
     default_message = "quotas cannot be checked at the moment; retry after a moment"
     retry_after_seconds = 1
+
+
+class FeedbackUnavailable(GatewayError):
+    """Nobody can say which answers there were."""
+
+    http_status, grpc_status, code = 503, "UNAVAILABLE", "feedback_unavailable"
+    default_message = "feedback cannot be taken at the moment; retry after a moment"
+    retry_after_seconds = 2
 
 
 class DeadlineExceeded(GatewayError):

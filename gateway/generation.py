@@ -15,6 +15,7 @@ from typing import Any, cast
 from gateway.access import GENERATE, Principal
 from gateway.errors import (
     DeadlineExceeded,
+    GatewayError,
     InvalidRequest,
     ModelNotFound,
     PromptRejected,
@@ -22,12 +23,15 @@ from gateway.errors import (
     TritonUnavailable,
     UpstreamError,
 )
+from gateway.feedback import RatedAnswers
 from gateway.logprobs import LogprobGate
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
+from gateway.telemetry.answers import AnswerRecord
 from gateway.template import render, without_special_tokens
+from gateway.tracing import Operation, RequestTrace, pieces, stage
 from gateway.traffic.admission import Admission
 from gateway.traffic.quotas import Lease, Quotas
 from gateway.triton import Delta, ModelInfo, TritonClient
@@ -66,6 +70,7 @@ class Ask:
     include_policy: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     """What the answer, or the refusal, is to say of the tenant's quota; for whoever sends it."""
+    trace: RequestTrace | None = None
 
     def tokens(self) -> tuple[int, int]:
         """An estimate of the prompt's, and the most that prompt and answer may come to."""
@@ -94,9 +99,10 @@ class Generation:
         *,
         default_model: str,
         allow_special_tokens: bool,
+        rated: RatedAnswers | None = None,
     ) -> None:
         self._triton, self._policy, self._admission, self._telemetry = triton, policy, admission, telemetry
-        self._quotas = quotas
+        self._quotas, self._rated = quotas, rated
         self.default_model, self._allow_special_tokens = default_model, allow_special_tokens
 
     async def start(self, principal: Principal, ask: Ask) -> Answer:
@@ -114,17 +120,22 @@ class Generation:
                 leases.append(await self._lease(principal, ask))
             info = await self._info(ask.model)
             context = Context(ask.request_id, principal.tenant, "input", deadline=ask.deadline)
-            return await self._written(ask, leases, context, info)
+            return await self._written(principal, ask, leases, context=context, info=info)
         except BaseException:
             await _released(ask, leases)
             raise
 
-    async def _written(self, ask: Ask, leases: list[Lease], context: Context, info: ModelInfo) -> Admitted:
+    async def _written(
+        self, principal: Principal, ask: Ask, leases: list[Lease], *, context: Context, info: ModelInfo
+    ) -> Admitted:
         """The request in the form of the model's version, and checked. Raises
         :class:`gateway.errors.GatewayError`."""
         _require_inputs(info, ask.parameters)
-        prompt, decision = await self._checked(ask.prompt, info, context)
-        return Admitted(ask, leases, {**_rendered(prompt, info), **ask.parameters}, context, decision, info)
+        with stage(ask.trace, "policy.input"):
+            prompt, decision = await self._checked(ask.prompt, info, context)
+        with stage(ask.trace, "template"):
+            values = {**_rendered(prompt, info), **ask.parameters}
+        return Admitted(principal, ask, leases, values, context, decision, info)
 
     async def _lease(self, principal: Principal, ask: Ask) -> Lease:
         """The tenant's leave to use tokens. Raises :class:`QuotaExceeded`."""
@@ -149,7 +160,10 @@ class Generation:
                 leave = self._admission.leave
             answer = await self._asked(admitted, lease, changes or {}, leave)
             anew = await self._written_anew(admitted, answer)
-            return answer if anew is None else await self._asked(anew, lease, changes or {}, leave)
+            if anew is not None:
+                admitted, answer = anew, await self._asked(anew, lease, changes or {}, leave)
+            self._began(admitted, answer.version)
+            return answer
         except BaseException:
             await _released(ask, [lease])
             raise
@@ -160,13 +174,15 @@ class Generation:
         ask, values = admitted.ask, admitted.values | changes
         if lease.granted < lease.estimated:  # an answer that comes as one could not be stopped where the quota ends
             values["stream"] = True
-        deltas = self._triton.generate(ask.model, ask.request_id, values, ask.seconds_left())
+        seconds = ask.seconds_left()
+        record = self._record(admitted)
+        deltas = self._triton.generate(ask.model, ask.request_id, values, seconds, metadata=record.metadata)
         policy = self._policy.policy.version
         guard = self._policy.output(replace(admitted.context, direction="output"))
         gate = LogprobGate(guard) if "logprobs" in values else None
         verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
-        text = _guarded(deltas, guard, lease, gate)
-        answer = Answer(ask, lease, self._telemetry, text, policy_version=policy, verdicts=verdicts, leave=leave)
+        text = _guarded(deltas, guard, lease, gate, ask.trace)
+        answer = Answer(ask, lease, record, text, policy_version=policy, verdicts=verdicts, leave=leave)
         await answer.wait_for_first()
         return answer
 
@@ -181,10 +197,31 @@ class Generation:
             if info.writes_as(written_for):
                 return None
             await answer.stop()
-            return await self._written(admitted.ask, admitted.leases, admitted.context, info)
+            return await self._written(
+                admitted.principal, admitted.ask, admitted.leases, context=admitted.context, info=info
+            )
         except BaseException:
             await answer.close()
             raise
+
+    def _record(self, admitted: Admitted) -> AnswerRecord:
+        ask = admitted.ask
+        operation: Operation = "chat" if ask.prompt.text is None else "text_completion"
+        return self._telemetry.answering(
+            ask.model,
+            admitted.principal.tenant,
+            ask.accepted,
+            ask.trace,
+            operation=operation,
+            parameters=ask.parameters,
+        )
+
+    def _began(self, admitted: Admitted, version: str) -> None:
+        """An answer has begun: count who gives it, and remember that it may be rated."""
+        ask, principal = admitted.ask, admitted.principal
+        self._telemetry.answered_by(ask.model, version, admitted.info)
+        if self._rated is not None:
+            self._rated.remember(principal.tenant, principal.subject, ask.request_id, ask.model, version)
 
     async def _info(self, model: str) -> ModelInfo:
         """What the model says of itself. The gateway's own model is expected to be there: it is only away; another one
@@ -220,6 +257,7 @@ class Generation:
 class Admitted:
     """A request that may be asked: a lease for each of its answers, its tensors, and what the policy said."""
 
+    principal: Principal
     ask: Ask
     leases: list[Lease]
     values: Values
@@ -271,18 +309,24 @@ def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
 
 
 async def _guarded(
-    deltas: AsyncIterator[Delta], guard: OutputGuard, lease: Lease, gate: LogprobGate | None
+    deltas: AsyncIterator[Delta],
+    guard: OutputGuard,
+    lease: Lease,
+    gate: LogprobGate | None,
+    trace: RequestTrace | None,
 ) -> AsyncGenerator[Delta, None]:
     """The answer as it may leave. A blocked one ends with ``content_filter``, one that has used up its quota with
     ``quota``, and the model is stopped."""
+    judging = pieces(trace, "policy.output")
     try:
         async for delta in deltas:
             reason = delta.finish_reason
             if not lease.take(delta.prompt_tokens + delta.completion_tokens) and not reason:
                 reason = QUOTA
-            text = await guard.feed(delta.text)
-            if not guard.blocked and reason:
-                text += await guard.finish()
+            with judging:
+                text = await guard.feed(delta.text)
+                if not guard.blocked and reason:
+                    text += await guard.finish()
             logprobs = gate.passed(delta, text) if gate is not None else ()
             if guard.blocked:
                 yield replace(delta, text=text, finish_reason=CONTENT_FILTER, logprobs=logprobs)
@@ -292,6 +336,7 @@ async def _guarded(
                 return
     finally:
         guard.close()
+        judging.end(guard.action)
         if isinstance(deltas, AsyncGenerator):
             await deltas.aclose()
 
@@ -303,7 +348,7 @@ class Answer:
         self,
         ask: Ask,
         lease: Lease,
-        telemetry: Telemetry,
+        record: AnswerRecord,
         deltas: AsyncIterator[Delta],
         *,
         policy_version: str,
@@ -313,8 +358,8 @@ class Answer:
         self._ask, self._lease = ask, lease
         self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
         self.policy_version, self._leave = policy_version, leave
-        self._accepted, self._telemetry, self._deltas = ask.accepted, telemetry, deltas
-        self._called = time.monotonic()
+        self._record, self._deltas = record, deltas
+        self._failed = False
         self._first: Delta | None = None
         self.version = ""
         self.last: Delta | None = None
@@ -323,28 +368,26 @@ class Answer:
         """Wait until Triton has answered something. Raises what it refused with."""
         try:
             self._first = await anext(self._deltas)
-        except BaseException:
+        except BaseException as error:
+            self._failed = isinstance(error, GatewayError)
             await self.close()
             raise
         self.last = self._first
         self.version = self._first.model_version
-        self._telemetry.triton_first_response.observe(time.monotonic() - self._called)
+        self._record.responded()
 
     async def __aiter__(self) -> AsyncGenerator[Delta, None]:
         """The responses, the first one included."""
         assert self._first is not None, "wait_for_first() comes before"  # noqa: S101 - a contract of this module
-        previous: float | None = None
         try:
             async for delta in self._with_first(self._first):
                 self.last = delta
                 if delta.text:
-                    now = time.monotonic()
-                    if previous is None:
-                        self._telemetry.first_token.observe(now - self._accepted)
-                    else:
-                        self._telemetry.inter_token.observe(now - previous)
-                    previous = now
+                    self._record.sent()
                 yield delta
+        except GatewayError:
+            self._failed = True
+            raise
         finally:
             await self.close()
 
@@ -357,21 +400,21 @@ class Answer:
     async def close(self) -> None:
         """Cancel what still runs, settle the quota and count what was spent. Safe to call again."""
         try:
-            await self.stop()
+            await self._stop_deltas()
         finally:
             await self._lease.settle()
             self._ask.headers.update(self._lease.headers)
+        self._record.ended(self.last, failed=self._failed)
         if self._leave is not None:
             self._leave(served=self.last is not None and bool(self.last.finish_reason))
             self._leave = None
 
     async def stop(self) -> None:
-        """Cancel what still runs and count what was spent; quota and place stay, for the request to be asked again."""
+        """Cancel what still runs; quota and place stay, for the request to be asked again."""
+        await self._stop_deltas()
+        self._record.taken_back(self.last)
+
+    async def _stop_deltas(self) -> None:
         if isinstance(self._deltas, AsyncGenerator):
             with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
                 await self._deltas.aclose()
-        if self.last is not None and self._called:
-            self._telemetry.prompt_tokens.inc(self.last.prompt_tokens)
-            self._telemetry.completion_tokens.inc(self.last.completion_tokens)
-            self._telemetry.triton.observe(time.monotonic() - self._called)
-            self._called = 0.0

@@ -13,6 +13,7 @@ import signal
 import socket
 import tempfile
 import time
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -20,7 +21,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.protocol import bounded
 from gateway.settings import Settings
-from gateway.telemetry import configure_logging
+from gateway.telemetry import configure_logging, sharing
 from gateway.tls import Certificate
 from gateway.traffic.drain import Drain
 from gateway.workers import Workers, listen
@@ -64,15 +65,26 @@ class Server(uvicorn.Server):
         cutting.cancel()
 
 
-def serve(settings: Settings, listen_fd: int | None = None) -> int:
-    """Serve until told to stop; the exit status. ``listen_fd`` is a listening socket, given by a parent that did so.
-    Raises what :func:`gateway.app.create_app` raises, and OSError for a port that cannot be had."""
+def serve(settings: Settings, listen_fd: int | None = None, place: int | None = None) -> int:
+    """Serve until told to stop; the exit status. ``listen_fd`` is a listening socket, given by a parent that did so,
+    and ``place`` this worker's among the parent's. Raises what :func:`gateway.app.create_app` raises, and OSError for a
+    port that cannot be had."""
     configure_logging(settings.log_level)
     if settings.workers > 1 and listen_fd is None:
         ending = settings.shutdown_delay_seconds + settings.shutdown_grace_seconds + CUT_BEFORE_SECONDS
         with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
-            shared = {} if settings.quota_directory is not None else {"TIDEGATE_QUOTA_DIRECTORY": folder}
-            return Workers(listen(settings.host, settings.port), settings.workers, ending, shared).run()
+            shared = {
+                name: f"{folder}/{kind}"
+                for name, kind, own in (
+                    ("TIDEGATE_QUOTA_DIRECTORY", "quotas", settings.quota_directory),
+                    ("TIDEGATE_FEEDBACK_DIRECTORY", "feedback", settings.feedback_directory),
+                )
+                if own is None
+            }
+            metrics = Path(os.environ.get(sharing.VARIABLE, f"{folder}/metrics"))
+            listener = listen(settings.host, settings.port)
+            return Workers(listener, settings.workers, ending, environment=shared, metrics=metrics).run()
+    sharing.keep_to_itself() if place is None else sharing.share(place)
     drain, certificate = Drain(), _certificate(settings)
     config = uvicorn.Config(
         create_app(settings, drain, certificate),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 HMAC_KEY_BYTES = 32
 WEAK_KEYS = frozenset({"secret", "changeme", "password", "development"})
@@ -116,6 +116,22 @@ class Settings(BaseSettings):
     audit_max_bytes: int = Field(64 << 20, ge=4096, description="of one file of the record, before it is rotated")
     audit_max_files: int = Field(8, ge=1, le=1000, description="rotated files that are kept")
     audit_required: bool = Field(True, description="refuse what cannot be recorded")
+    metrics_tenants: int = Field(
+        100, ge=0, le=10_000, description="tenants that are counted by name (docs/metrics.md); the rest is `other`"
+    )
+    price_file: Path | None = Field(None, description="what tokens cost (docs/metrics.md); without it, nothing")
+    tracing_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector for traces, OTLP over HTTP (docs/tracing.md); off without it"
+    )
+    tracing_sample_rate: float = Field(0.1, ge=0, le=1, description="share of traces that begin here; others bring it")
+    feedback_seconds: float = Field(
+        86_400.0, ge=0, le=2_592_000, description="how long an answer may be rated (docs/feedback.md); 0 is off"
+    )
+    feedback_answers: int = Field(100_000, ge=1, description="answers that are remembered for it, without Redis")
+    feedback_directory: Path | None = Field(
+        None, description="folder for them: shared by this host's workers, kept over restarts"
+    )
+    feedback_file: Path | None = Field(None, description="scores and comments as JSON lines; without it, no comments")
     allow_special_tokens: bool = Field(False, description="let text_input carry the model's special tokens")
     max_body_bytes: int = Field(1_000_000, ge=1, description="largest request body")
     max_header_bytes: int = Field(32_768, ge=1024, description="largest head of a request")
@@ -191,3 +207,19 @@ class Settings(BaseSettings):
         if not key:
             raise ValueError("TIDEGATE_JWT_KEY or TIDEGATE_JWT_KEY_FILE must hold the key that tokens are checked with")
         return key
+
+
+class DefaultSettings(Settings):
+    """What nobody has set: the environment does not count. For the page that describes the API."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, and nothing else."""
+        return (init_settings,)

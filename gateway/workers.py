@@ -13,7 +13,10 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import FrameType
+
+from gateway.telemetry import sharing
 
 LOGGER = logging.getLogger("tidegate")
 POLL_SECONDS = 0.1
@@ -26,11 +29,21 @@ BACKLOG = 2048
 
 class Workers:
     """``count`` workers on ``listener``; ``grace_seconds`` is what they may take to end when told to, ``environment``
-    what they are given beside the parent's."""
+    what they are given beside the parent's. They count together in the folder ``metrics``."""
 
-    def __init__(self, listener: socket.socket, count: int, grace_seconds: float, environment: dict[str, str]) -> None:
-        self._listener, self._grace, self._environment = listener, grace_seconds, {**os.environ, **environment}
-        self._running = [self._start() for _ in range(count)]
+    def __init__(
+        self,
+        listener: socket.socket,
+        count: int,
+        grace_seconds: float,
+        *,
+        environment: dict[str, str],
+        metrics: Path,
+    ) -> None:
+        self._listener, self._grace, self._metrics = listener, grace_seconds, metrics
+        self._environment = {**os.environ, **environment, sharing.VARIABLE: str(metrics)}
+        sharing.sweep(metrics)
+        self._running = [self._start(place) for place in range(count)]
         self._told_at: float | None = None
 
     def run(self) -> int:
@@ -56,14 +69,17 @@ class Workers:
             if code == CANNOT_START:
                 self._stop()
                 return code
-            if code is not None and time.monotonic() - since > RESTART_SECONDS:
+            if code is None:
+                continue
+            sharing.ended(place, self._metrics)
+            if time.monotonic() - since > RESTART_SECONDS:
                 LOGGER.error("a worker ended", extra={"fields": {"worker": worker.pid, "status": code}})
-                self._running[place] = self._start()
+                self._running[place] = self._start(place)
         return 0
 
-    def _start(self) -> tuple[subprocess.Popen[bytes], float]:
+    def _start(self, place: int) -> tuple[subprocess.Popen[bytes], float]:
         number = self._listener.fileno()
-        command = [sys.executable, "-m", "gateway", "serve", "--listen-fd", str(number)]
+        command = [sys.executable, "-m", "gateway", "serve", "--listen-fd", str(number), "--place", str(place)]
         worker = subprocess.Popen(command, pass_fds=[number], env=self._environment)  # noqa: S603 - our own command
         return worker, time.monotonic()
 

@@ -37,6 +37,7 @@ def generate_endpoints(generation: Generation, limits: Limits) -> dict[str, Endp
             state["accepted"],
             body.include_policy,
             state["headers"],
+            state["trace"],
         )
         if streams:
             running = await unless_client_leaves(request, generation.start(state["principal"], ask))

@@ -15,6 +15,7 @@ from gateway.access import Authenticator
 from gateway.edge.problems import respond
 from gateway.errors import BodyTooLarge, ClientClosed, GatewayError, InternalError, TooManyRequests, Unauthenticated
 from gateway.telemetry import LOGGER, Telemetry
+from gateway.tracing import RequestTrace, Tracer, stage
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
 
@@ -26,9 +27,10 @@ MEASURED = (
     "/v1/completions",
     "/v1/moderations",
     "/v1/models",
+    "/feedback",
 )
 """Paths that want to know who asks."""
-INSTANT = ("/v1/moderations", "/v1/models", "/v1/models/{model}")
+INSTANT = ("/v1/moderations", "/v1/models", "/v1/models/{model}", "/feedback")
 """Those that ask no model: they say nothing of how fast one is."""
 
 
@@ -43,8 +45,11 @@ class RequestContext:
     """Gives a request its id (the client's ``X-Request-ID`` when it is harmless) and its place among those in flight,
     counts, times and logs it."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, admission: Admission, drain: Drain) -> None:
+    def __init__(
+        self, app: ASGIApp, telemetry: Telemetry, admission: Admission, drain: Drain, tracer: Tracer | None = None
+    ) -> None:
         self._app, self._telemetry, self._admission, self._drain = app, telemetry, admission, drain
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -55,6 +60,7 @@ class RequestContext:
         state = scope.setdefault("state", {})
         state |= {"request_id": _request_id(scope), "accepted": began, "fields": {}, "headers": {}}
         route = route_of(scope["path"])
+        state["trace"] = self._begin_trace(scope, route) if route is not None else None
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -89,12 +95,24 @@ class RequestContext:
                 self._telemetry.in_flight.dec()
             self._finish(scope, route or "other", status, time.monotonic() - began)
 
+    def _begin_trace(self, scope: Scope, route: str) -> RequestTrace | None:
+        if self._tracer is None:
+            return None
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        attributes = {"http.request.method": scope["method"], "http.route": route}
+        return self._tracer.begin(f"{scope['method']} {route}", attributes, headers)
+
     def _finish(self, scope: Scope, route: str, status: int, seconds: float) -> None:
         state = scope["state"]
         outcome = state.get("outcome", "ok" if 0 < status < 400 else "client_closed" if not status else "refused")
+        trace: RequestTrace | None = state["trace"]
         if route != "other":
-            self._telemetry.requests.labels(route, outcome).inc()
-            self._telemetry.duration.labels(route).observe(seconds)
+            self._telemetry.served(route, outcome, seconds, trace)
+        if trace is not None:
+            state["fields"]["trace_id"] = trace.trace_id
+            status = status or ClientClosed.http_status
+            failed = status >= 500 or (status == 200 and outcome not in ("ok", ClientClosed.code))
+            trace.end(outcome, failed=failed, http_status=status)
         level = logging.DEBUG if route == "other" and status < 400 else logging.INFO
         if LOGGER.isEnabledFor(level):
             fields: dict[str, Any] = {
@@ -119,8 +137,9 @@ class Authentication:
         """ASGI."""
         if scope["type"] == "http" and route_of(scope["path"]) is not None:
             try:
-                given, api_key = _only(scope, b"authorization"), _only(scope, b"x-api-key")
-                principal = await self._authenticator.authenticate(given, api_key)
+                with stage(scope["state"]["trace"], "access"):
+                    given, api_key = _only(scope, b"authorization"), _only(scope, b"x-api-key")
+                    principal = await self._authenticator.authenticate(given, api_key)
             except GatewayError as error:
                 await respond(error, scope, receive, send)
                 return

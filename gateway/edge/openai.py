@@ -71,7 +71,16 @@ async def _complete(
     parameters = body.parameters(most or min(body.usual_tokens, limits.max_tokens))
     deadline, n = limits.deadline(request), body.n or 1
     asks = [
-        Ask(state["request_id"], body.model, prompt, parameters, deadline, state["accepted"], headers=state["headers"])
+        Ask(
+            state["request_id"],
+            body.model,
+            prompt,
+            parameters,
+            deadline,
+            state["accepted"],
+            headers=state["headers"],
+            trace=state["trace"],
+        )
         for prompt in body.prompts()
     ]
     logprobs = "logprobs" in parameters

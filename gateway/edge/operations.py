@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gateway.access import Authenticator
@@ -33,8 +33,10 @@ def routes(
         return JSONResponse({"status": "ready"})
 
     @router.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Prometheus text format."""
-        return Response(telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    def metrics(request: Request) -> Response:
+        """Prometheus text format, or OpenMetrics with exemplars if `Accept` asks for it. In a thread, so that a stream
+        need not wait for it."""
+        content, media_type = telemetry.exposition(request.headers.get("accept", ""))
+        return Response(content, media_type=media_type)
 
     return router

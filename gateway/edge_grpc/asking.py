@@ -14,6 +14,7 @@ from gateway.edge_grpc.messages import FINAL
 from gateway.edge_grpc.texts import elements, packed
 from gateway.errors import InvalidField
 from gateway.generation import Ask, Prompt
+from gateway.tracing import RequestTrace
 from gateway.triton import Delta, TokenLogprob
 from gateway.triton.contract import INPUTS, OUTPUTS, Value, logprobs_json
 
@@ -32,7 +33,14 @@ _CONTENTS = {
 
 
 def ask_of(
-    request: pb.ModelInferRequest, request_id: str, limits: Limits, deadline: float, accepted: float, *, stream: bool
+    request: pb.ModelInferRequest,
+    request_id: str,
+    limits: Limits,
+    deadline: float,
+    accepted: float,
+    *,
+    trace: RequestTrace | None,
+    stream: bool,
 ) -> Ask:
     """What is asked. ``stream`` is whether the model says its text bit by bit, unless the request says it itself.
     Ranges are the model's to check. Raises :class:`InvalidField` naming the tensor."""
@@ -45,7 +53,7 @@ def ask_of(
         raise InvalidField("text_input: required, one text that is not empty", field="text_input")
     if isinstance(most, int) and most > limits.max_tokens:
         raise InvalidField(f"max_tokens: at most {limits.max_tokens} here; ask for fewer", field="max_tokens")
-    return Ask(request_id, request.model_name, Prompt(text), values, deadline, accepted)
+    return Ask(request_id, request.model_name, Prompt(text), values, deadline, accepted, trace=trace)
 
 
 def _values(request: pb.ModelInferRequest) -> dict[str, Value]:

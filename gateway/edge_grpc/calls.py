@@ -28,6 +28,7 @@ from gateway.errors import (
     Unauthenticated,
 )
 from gateway.telemetry import LOGGER, Telemetry
+from gateway.tracing import RequestTrace
 from gateway.traffic.admission import Admission
 
 
@@ -121,6 +122,7 @@ class Record:
     accepted: float = field(default_factory=time.monotonic)
     fields: dict[str, Any] = field(default_factory=dict)
     outcome: str | None = None
+    trace: RequestTrace | None = None
 
     def __enter__(self) -> Record:
         """Raises :class:`gateway.errors.TooManyRequests`; that is counted too."""
@@ -141,7 +143,7 @@ class Record:
         if self.admission is not None:
             self.admission.leave(served=outcome == "ok")
             self.telemetry.in_flight.dec()
-        self.note(outcome)
+        self.note(outcome, failed=error is not None and _is_ours(error))
 
     def _outcome(self, error: BaseException | None) -> str:
         if error is None:
@@ -153,12 +155,21 @@ class Record:
         LOGGER.error("request failed", exc_info=error, extra={"fields": {"request_id": self.request_id}})
         return InternalError.code
 
-    def note(self, outcome: str) -> None:
+    def note(self, outcome: str, *, failed: bool = False) -> None:
         seconds = time.monotonic() - self.accepted
         if not self.quiet:
-            self.telemetry.requests.labels(self.route, outcome).inc()
-            self.telemetry.duration.labels(self.route).observe(seconds)
+            self.telemetry.served(self.route, outcome, seconds, self.trace)
+        if self.trace is not None:
+            self.fields["trace_id"] = self.trace.trace_id
+            self.trace.end(outcome, failed=failed)
         level = logging.DEBUG if self.quiet and outcome == "ok" else logging.INFO
         if LOGGER.isEnabledFor(level):
             fields = {"request_id": self.request_id, "route": self.route, "outcome": outcome}
             LOGGER.log(level, "request", extra={"fields": {**fields, "seconds": round(seconds, 4), **self.fields}})
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it is the server's fault, and not the client's."""
+    return (
+        error.http_status >= 500 if isinstance(error, GatewayError) else not isinstance(error, asyncio.CancelledError)
+    )

@@ -52,7 +52,9 @@ class Incoming:
     def ask(self, limits: Limits, *, stream: bool) -> Ask:
         """For the use case. Raises :class:`gateway.errors.InvalidField`."""
         record = self.record
-        return ask_of(self.request, record.request_id, limits, self.deadline, record.accepted, stream=stream)
+        return ask_of(
+            self.request, record.request_id, limits, self.deadline, record.accepted, trace=record.trace, stream=stream
+        )
 
     def answers(self) -> Answers:
         """What its responses look like. Raises :class:`gateway.errors.InvalidField`."""

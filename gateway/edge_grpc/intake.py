@@ -16,6 +16,7 @@ from gateway.edge_grpc.messages import own_timeout, require_sound, uses_shared_m
 from gateway.edge_grpc.parts import Parts
 from gateway.edge_grpc.screened import Screen
 from gateway.errors import BodyTooLarge
+from gateway.tracing import stage
 from gateway.traffic.quotas import Lease
 from gateway.triton import Describer, Description, Forwarder
 
@@ -30,7 +31,12 @@ class Intake:
 
     def record(self, route: str, call: Call, request_id: str) -> Record:
         """A place among those in flight, to be entered."""
-        return Record(self._parts.telemetry, self._parts.admission, route, call, request_id)
+        record = Record(self._parts.telemetry, self._parts.admission, route, call, request_id)
+        tracer = self._parts.tracer
+        if tracer is not None:
+            headers = {key: value for key, value in call.metadata if isinstance(value, str)}
+            record.trace = tracer.begin(route, {"rpc.system": "grpc", "rpc.method": route[len("grpc:") :]}, headers)
+        return record
 
     async def principal(self, call: Call) -> Principal:
         """Who calls. Raises :class:`gateway.errors.Unauthenticated` and its kin."""
@@ -56,7 +62,8 @@ class Intake:
     async def admit(self, call: Call, record: Record, request: pb.ModelInferRequest, raw: bytes) -> Incoming:
         """Decide whether ``request``, which came as ``raw``, may be asked, and how. Raises
         :class:`gateway.errors.GatewayError`."""
-        principal = await self.principal(call)
+        with stage(record.trace, "access"):
+            principal = await self.principal(call)
         record.fields["tenant"] = principal.tenant
         principal.require(GENERATE, request.model_name)
         if by_reference := uses_shared_memory(request):

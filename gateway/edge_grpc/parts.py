@@ -9,6 +9,7 @@ from gateway.edge_grpc.calls import Limits
 from gateway.generation import Generation
 from gateway.policy.engine import PolicyEngine
 from gateway.telemetry import Telemetry
+from gateway.tracing import Tracer
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
 from gateway.traffic.quotas import Quotas
@@ -28,3 +29,4 @@ class Parts:
     telemetry: Telemetry
     drain: Drain
     limits: Limits
+    tracer: Tracer | None = None

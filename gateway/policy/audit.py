@@ -15,7 +15,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,11 @@ class AuditSettings:
 
 
 class AuditLog:
-    """Writes records in the background. ``lost`` counts those that found the queue full or the disk unwritable."""
+    """Writes records in the background. ``on_loss`` hears of each that found the queue full or the disk unwritable, in
+    the caller's thread or in the writer's; ``lost`` counts them."""
 
-    def __init__(self, settings: AuditSettings) -> None:
-        self.settings, self.lost = settings, 0
+    def __init__(self, settings: AuditSettings, on_loss: Callable[[], None] = lambda: None) -> None:
+        self.settings, self.lost, self._on_loss = settings, 0, on_loss
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(QUEUE_RECORDS)
         try:
             settings.path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ class AuditLog:
         try:
             self._queue.put_nowait({"time": round(time.time(), 3), **entry})
         except queue.Full:
-            self.lost += 1
+            self._lose()
             return False
         return True
 
@@ -77,7 +78,11 @@ class AuditLog:
                 if self._queue.empty():
                     os.fsync(self._file.fileno())
             except OSError:
-                self.lost += 1
+                self._lose()
+
+    def _lose(self) -> None:
+        self.lost += 1
+        self._on_loss()
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = json.dumps({**entry, "previous": self._previous}, ensure_ascii=False, separators=(",", ":")).encode()

@@ -28,6 +28,9 @@ class Observer(Protocol):
     def matched(self, direction: Direction, span: Span) -> None:
         """A match of a list or pattern."""
 
+    def held_back(self, characters: int) -> None:
+        """The most characters of an answer that were held back at once."""
+
     def decided(self, direction: Direction, action: Action) -> None:
         """What was decided about a whole input or output."""
 
@@ -102,6 +105,7 @@ class PolicyEngine:
         def ended(guard: OutputGuard) -> None:
             for span in guard.spans:
                 self._observer.matched("output", span)
+            self._observer.held_back(guard.most_held)
             self._observer.decided("output", guard.action)
             self._record(policy, context, guard.action, guard.spans, tuple(guard.judged))
 

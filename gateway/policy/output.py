@@ -39,6 +39,8 @@ class OutputGuard:
         self._held, self._sent = Segmenter(), Segmenter()
         self._running: list[asyncio.Task[Outcome]] = []
         self._refused = False
+        self.most_held = 0
+        """Characters that were held back at once, at most."""
         self.judged: list[Judged] = []
 
     @property
@@ -72,6 +74,8 @@ class OutputGuard:
         """What may leave now."""
         text = self._stream.feed(piece)
         text = await self._judge(text, last=self._stream.blocked is not None)
+        held = self._stream.held + len(self._held.pending)
+        self.most_held = max(self.most_held, held)
         self._collect()
         if self.blocked:
             self.close()

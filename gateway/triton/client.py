@@ -111,12 +111,14 @@ class TritonClient:
         values: Mapping[str, Value],
         timeout_seconds: float,
         priority: int = 0,
+        *,
+        metadata: tuple[tuple[str, str], ...] | None = None,
     ) -> AsyncIterator[Delta]:
         """Ask, and yield the responses as they come; the last one has a ``finish_reason``. Closing the iterator cancels
-        the request in Triton. ``priority`` is Triton's own: 1 goes first, 0 is the model's default. Raises
-        :class:`gateway.errors.GatewayError`."""
+        the request in Triton. ``priority`` is Triton's own: 1 goes first, 0 is the model's default. ``metadata`` goes
+        with the call. Raises :class:`gateway.errors.GatewayError`."""
         request = contract.infer_request(model, request_id, values, priority)
-        call = self._ask(request, timeout=timeout_seconds)
+        call = self._ask(request, timeout=timeout_seconds, metadata=metadata)
         self._calls.add(call)
         answered = False
         try:

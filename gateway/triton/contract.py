@@ -44,6 +44,7 @@ OUTPUTS = {
 }
 """``token_logprobs`` comes only with what asks for ``logprobs``: :func:`_logprobs` says what is in it."""
 FORMAT = "1"
+GATES = ("passed", "missing", "not_needed")
 _LAYOUT = {"INT32": "<i", "FP32": "<f", "UINT64": "<Q", "BOOL": "<?"}
 
 Value = str | int | float | bool | list[str] | list[int] | list[float]
@@ -89,12 +90,14 @@ class ModelInfo:
     inputs: frozenset[str] = frozenset()
     created: int = 0
     version: str = ""
+    precision: str = "unknown"
+    accuracy_gate: str = "missing"
+    """``passed``, ``missing`` or ``not_needed``. Versions that say nothing of it were published before it was asked."""
 
     def writes_as(self, other: ModelInfo) -> bool:
         """Whether a request is written the same for both."""
-        return replace(self, version="", created=0, context_length=0) == replace(
-            other, version="", created=0, context_length=0
-        )
+        same = {"version": "", "created": 0, "context_length": 0, "precision": "", "accuracy_gate": ""}
+        return replace(self, **same) == replace(other, **same)  # type: ignore[arg-type]  # mypy sees one type for all
 
 
 def infer_request(model: str, request_id: str, values: Mapping[str, Value], priority: int = 0) -> pb.ModelInferRequest:
@@ -191,6 +194,8 @@ def model_info(config: pb.ModelConfigResponse) -> ModelInfo:
             inputs=frozenset(each.name for each in config.config.input),
             created=int(values.get("created", 0)),
             version=values.get("version", ""),
+            precision=values.get("precision", "unknown"),
+            accuracy_gate=gate if (gate := values.get("accuracy_gate", "")) in GATES else "missing",
         )
     except (KeyError, ValueError) as error:
         raise ContractError(f"the model's config.pbtxt lacks or garbles a parameter: {error!r}") from None

@@ -28,7 +28,9 @@ def test_a_build_follows_until_something_is_pinned(publish_from: Builder, source
     again."""
     model = repository / "tiny"
     publish_from(source)
+    assert parameters(model)["accuracy_gate"] == "not_needed"
     publish_from(source, precision="int8")
+    assert parameters(model)["accuracy_gate"] == "missing"
     assert served(model) == Served(version=2, manifest_sha256=sha256(model / "2/manifest.json"))
     replace_config(model, as_text(config_for(model / "1", "tiny", pinned=True, replaces=2)))
     before = (model / "config.pbtxt").read_bytes()

@@ -27,6 +27,7 @@ from build_engine.verify import GATES, Gate, log_softmax
 
 from .checkpoints import Shape, weights, write_directory, write_safetensors, write_text
 from .conftest import Builder
+from .test_publishing import parameters
 
 RANDOM = np.random.default_rng(5)
 
@@ -65,6 +66,8 @@ def test_an_int8_build_is_proven_recorded_and_served(
     judged = accuracy["attempts"][-1]
     assert (judged["text"], judged["failures"]) == ("held-out", [])
     assert manifest["precision"] == accuracy["precision"] == judged["precision"]
+    said = parameters(repository / "tiny")
+    assert (said["precision"], said["accuracy_gate"]) == (judged["precision"], "passed")
     assert manifest["accuracy"]["agreement"] == judged["agreement"]
     assert manifest["accuracy"]["held_out"]["sha256"] == manifest["source"]["sha256"]["held-out/held_out.jsonl"]
     assert judged["agreement"]["perplexity_ratio"] <= GATES["int8"].perplexity_ratio

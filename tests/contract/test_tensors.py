@@ -24,6 +24,8 @@ PARAMETERS = {
     "special_tokens": json.dumps(["<s>", "</s>", "<|终|>"], ensure_ascii=False),
     "context_length": "2048",
     "created": "1750000000",
+    "precision": "int8",
+    "accuracy_gate": "passed",
 }
 NAMES = {"TYPE_STRING": "BYTES"}
 VALUES: dict[str, Any] = {
@@ -101,7 +103,7 @@ def test_the_gateway_understands_what_the_model_says_about_itself(config: model_
     info = contract.model_info(service_pb2.ModelConfigResponse(config=config))
     inputs = frozenset(contract.INPUTS)
     assert info == contract.ModelInfo(
-        "{{ messages }}", "<s>", "</s>", ("<s>", "</s>", "<|终|>"), 2048, inputs, 1750000000
+        "{{ messages }}", "<s>", "</s>", ("<s>", "</s>", "<|终|>"), 2048, inputs, 1750000000, "", "int8", "passed"
     )
 
 
@@ -109,13 +111,14 @@ def test_a_version_from_before_these_tensors_still_speaks_the_contract(config: m
     """It says what it takes; what it lacks is only what a client asks for by name."""
     old = model_config_pb2.ModelConfig()
     old.CopyFrom(config)
-    del old.parameters["created"]
+    for name in ("created", "precision", "accuracy_gate"):
+        del old.parameters[name]
     kept = [each for each in config.input if each.name not in contract.LATER]
     del old.input[:]
     old.input.extend(kept)
     info = contract.model_info(service_pb2.ModelConfigResponse(config=old))
     assert contract.INPUTS.keys() - info.inputs == contract.LATER
-    assert info.created == 0
+    assert (info.created, info.precision, info.accuracy_gate) == (0, "unknown", "missing")
 
 
 def test_logprobs_arrive_as_they_were_written() -> None:

@@ -47,6 +47,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.inputs = set(INPUTS)
         """What the model's configuration lists."""
         self.requests: list[dict[str, bytes]] = []
+        self.metadata: list[dict[str, str]] = []
+        """Of each request, by key."""
         self.classified: list[str] = []
         self.cancelled = asyncio.Event()
 
@@ -92,6 +94,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         request = await anext(aiter(request_iterator))
         tensors = {tensor.name: raw for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
         self.requests.append(tensors)
+        self.metadata.append(dict(context.invocation_metadata() or ()))
         try:
             async for response in self._said(tensors, context):
                 yield response

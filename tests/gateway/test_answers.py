@@ -130,9 +130,9 @@ async def test_metrics_tell_what_happened(served: Served) -> None:
         text = (await client.get("/metrics")).text
     assert 'tidegate_requests_total{outcome="ok",route="/generate"} 1.0' in text
     assert 'tidegate_requests_total{outcome="prompt_rejected",route="/generate"} 1.0' in text
-    assert 'tidegate_tokens_total{direction="completion"} 3.0' in text
-    assert "tidegate_time_to_first_token_seconds_count 1.0" in text
-    assert "tidegate_inter_token_latency_seconds_count 2.0" in text
+    assert 'tidegate_tokens_total{model="generate",token_type="output"} 3.0' in text
+    assert 'tidegate_time_to_first_token_seconds_count{model="generate"} 1.0' in text
+    assert 'tidegate_inter_token_latency_seconds_count{model="generate"} 2.0' in text
     assert "tidegate_requests_in_flight 0.0" in text
 
 

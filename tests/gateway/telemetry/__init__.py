@@ -1,0 +1,1 @@
+"""Series and traces of a running gateway."""
