@@ -71,5 +71,5 @@ $(VENV)/.run-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test-installed: $(VENV)/.run-installed
 	$(PIP) --no-deps --retries 2 --extra-index-url $(TORCH_INDEX) torch==2.13.0
-	$(PIP) -e '.[dev,deploy,onnx,parity,tensorrt-rtx]'
+	$(PIP) -e '.[dev,deploy,dashboards,onnx,parity,tensorrt-rtx]'
 	@touch $@

@@ -74,25 +74,34 @@ async def measure(stack: Stack, address: str) -> dict[str, Any]:
     pid, headers = harness.pid_of(stack.gateway), {"Content-Type": "application/json"}
     metadata = (("authorization", f"Bearer {stack.token()}"),)
     body = json.dumps(BODY).encode()
-    async with harness.gateway_client(stack) as session, grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
         async def http_streams() -> None:
-            await asyncio.gather(*(read_stream(session, RESPONSES) for _ in range(STREAMS)))
+            async with harness.gateway_client(stack) as session:  # an old one's connections are closed by now
+                await asyncio.gather(*(read_stream(session, RESPONSES) for _ in range(STREAMS)))
 
         async def grpc_streams() -> None:
             await asyncio.gather(*(read_grpc_stream(stub, metadata) for _ in range(STREAMS)))
 
-        async def http_request() -> None:
-            async with session.post("/generate", data=body, headers=headers) as response:
-                await response.read()
-                assert response.status == 200
+        async def http_requests() -> None:
+            async with harness.gateway_client(stack) as session:
 
-        async def grpc_request() -> None:
-            await stub.ModelInfer(request(int(str(BODY["max_tokens"]))), metadata=metadata)
+                async def ask() -> None:
+                    async with session.post("/generate", data=body, headers=headers) as response:
+                        await response.read()
+                        assert response.status == 200
+
+                await closed_loop(ask)
+
+        async def grpc_requests() -> None:
+            async def ask() -> None:
+                await stub.ModelInfer(request(int(str(BODY["max_tokens"]))), metadata=metadata)
+
+            await closed_loop(ask)
 
         relayed = {"http": http_streams, "grpc": grpc_streams}
-        asked = {"http": lambda: closed_loop(http_request), "grpc": lambda: closed_loop(grpc_request)}
+        asked = {"http": http_requests, "grpc": grpc_requests}
         return {
             "rounds": ROUNDS,
             "by_relayed_response": await alternated(pid, relayed, STREAMS * RESPONSES),

@@ -1,23 +1,28 @@
-"""``python -m gateway serve|token|revoke|apikey|settings|policy|audit``."""
+"""``python -m gateway serve|token|revoke|apikey|settings|openapi|policy|audit``."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 import os
+import secrets
 import sys
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from gateway.access import AccessError, mint
 from gateway.access import command as access_command
+from gateway.api_reference import api_page, description
+from gateway.app import create_app
 from gateway.feedback import FeedbackError
 from gateway.policy import command
 from gateway.policy.audit import AuditError, verify
 from gateway.policy.errors import PolicyError
 from gateway.reference import settings_table
 from gateway.serving import serve
-from gateway.settings import RedisSettings, Settings
+from gateway.settings import DefaultSettings, RedisSettings, Settings
 from gateway.telemetry.prices import PriceError
 from gateway.tls import TlsError
 from gateway.tracing import TracingError
@@ -29,8 +34,8 @@ DAY_SECONDS = 86_400
 def main(argv: list[str] | None = None) -> int:
     """Entry point; 2 for settings that do not hold."""
     options = _parser().parse_args(argv)
-    if options.command == "settings":
-        print(settings_table())
+    if options.command in ("settings", "openapi"):
+        print(settings_table() if options.command == "settings" else _openapi(options.page))
         return 0
     if options.command == "audit":
         return _audit(options.path)
@@ -49,6 +54,14 @@ def main(argv: list[str] | None = None) -> int:
     except (AccessError, FeedbackError, PriceError, QuotaError, TlsError, TracingError) as error:
         print(f"error: {error}", file=sys.stderr)
     return 2
+
+
+def _openapi(page: bool) -> str:
+    """What a gateway with the default settings offers, whatever the environment says. Nothing listens meanwhile."""
+    key = SecretStr(secrets.token_hex(32))
+    app = create_app(DefaultSettings(environment="development", jwt_key=key))  # type: ignore[call-arg]
+    document = asyncio.run(description(app))
+    return api_page(document) if page else json.dumps(document, indent=1)
 
 
 def _audit(path: Path) -> int:
@@ -117,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit", help="follow the record's chain; 1 if it is broken")
     audit.add_argument("path", type=Path)
     commands.add_parser("settings", help="print every setting as a Markdown table")
+    openapi = commands.add_parser("openapi", help="print the API's description as JSON")
+    openapi.add_argument("--page", action="store_true", help="as the Markdown of docs/api.md")
     command.add_commands(commands.add_parser("policy", help="try a policy out: check, lint, schema"))
     access_command.add_commands(commands)
     token = commands.add_parser("token", help="print a development token")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 HMAC_KEY_BYTES = 32
 WEAK_KEYS = frozenset({"secret", "changeme", "password", "development"})
@@ -207,3 +207,19 @@ class Settings(BaseSettings):
         if not key:
             raise ValueError("TIDEGATE_JWT_KEY or TIDEGATE_JWT_KEY_FILE must hold the key that tokens are checked with")
         return key
+
+
+class DefaultSettings(Settings):
+    """What nobody has set: the environment does not count. For the page that describes the API."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, and nothing else."""
+        return (init_settings,)

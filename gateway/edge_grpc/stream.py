@@ -118,7 +118,7 @@ class Conversation:
         answer = await self._intake.generation.start(one.principal, one.ask(self._intake.limits, stream=True))
         try:
             async for delta in answer:
-                if delta.text or delta.finish_reason:
+                if delta.text or delta.logprobs or delta.finish_reason:
                     message = answers.message(delta, delta.text, delta.logprobs, final=bool(delta.finish_reason))
                     await self._write(bytes(message.SerializeToString()))
         finally:

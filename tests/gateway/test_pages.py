@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,15 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_setting_is_on_its_page() -> None:
     """The page carries the table that `python -m gateway settings` prints."""
     assert settings_table() in (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+
+
+def test_the_api_reference_is_what_the_gateway_says_of_itself() -> None:
+    """The page is what `python -m gateway openapi --page` prints, whatever the environment says."""
+    command = [sys.executable, "-m", "gateway", "openapi", "--page"]
+    environment = {**os.environ, "TIDEGATE_FEEDBACK_SECONDS": "0", "TIDEGATE_JWT_KEY": "weak"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout == (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    assert "### `POST /generate`" in done.stdout
 
 
 def documented(section: str) -> dict[str, tuple[str, set[str]]]:
