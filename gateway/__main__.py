@@ -27,6 +27,7 @@ from gateway.telemetry.prices import PriceError
 from gateway.tls import TlsError
 from gateway.tracing import TracingError
 from gateway.traffic.quotas import QuotaError
+from gateway.workers import Seat
 
 DAY_SECONDS = 86_400
 
@@ -94,8 +95,9 @@ def _serve(options: argparse.Namespace) -> int:
     if options.workers is not None:
         os.environ["TIDEGATE_WORKERS"] = str(options.workers)  # the workers read the environment too
     settings = Settings()  # type: ignore[call-arg]  # every value comes from the environment
+    seat = None if options.listen_fd is None else Seat(options.listen_fd, options.place, options.parent)
     try:
-        return serve(settings, options.listen_fd, options.place)
+        return serve(settings, seat)
     except OSError as error:
         print(f"error: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
         return 1
@@ -125,8 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser("serve", help="serve; settings come from TIDEGATE_… (docs/configuration.md)")
     serving.add_argument("--workers", type=int, help="processes that answer; TIDEGATE_WORKERS likewise")
-    serving.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)  # a worker's inherited socket
-    serving.add_argument("--place", type=int, help=argparse.SUPPRESS)  # and its number
+    for name in Seat._fields:  # a worker's, given by its parent
+        serving.add_argument(f"--{name.replace('_', '-')}", type=int, help=argparse.SUPPRESS)
     audit = commands.add_parser("audit", help="follow the record's chain; 1 if it is broken")
     audit.add_argument("path", type=Path)
     commands.add_parser("settings", help="print every setting as a Markdown table")

@@ -24,7 +24,7 @@ from gateway.settings import Settings
 from gateway.telemetry import configure_logging, sharing
 from gateway.tls import Certificate
 from gateway.traffic.drain import Drain
-from gateway.workers import Workers, listen
+from gateway.workers import Seat, Workers, listen
 
 CUT_BEFORE_SECONDS = 1.0
 """What runs is cut this long before the end, so that its last event still leaves."""
@@ -65,12 +65,11 @@ class Server(uvicorn.Server):
         cutting.cancel()
 
 
-def serve(settings: Settings, listen_fd: int | None = None, place: int | None = None) -> int:
-    """Serve until told to stop; the exit status. ``listen_fd`` is a listening socket, given by a parent that did so,
-    and ``place`` this worker's among the parent's. Raises what :func:`gateway.app.create_app` raises, and OSError for a
-    port that cannot be had."""
+def serve(settings: Settings, seat: Seat | None = None) -> int:
+    """Serve until told to stop; the exit status. ``seat`` is a worker's. Raises what :func:`gateway.app.create_app`
+    raises, and OSError for a port that cannot be had."""
     configure_logging(settings.log_level)
-    if settings.workers > 1 and listen_fd is None:
+    if settings.workers > 1 and seat is None:
         ending = settings.shutdown_delay_seconds + settings.shutdown_grace_seconds + CUT_BEFORE_SECONDS
         with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
             shared = {
@@ -84,7 +83,7 @@ def serve(settings: Settings, listen_fd: int | None = None, place: int | None = 
             metrics = Path(os.environ.get(sharing.VARIABLE, f"{folder}/metrics"))
             listener = listen(settings.host, settings.port)
             return Workers(listener, settings.workers, ending, environment=shared, metrics=metrics).run()
-    sharing.keep_to_itself() if place is None else sharing.share(place)
+    sharing.keep_to_itself() if seat is None else sharing.share(seat.place)
     drain, certificate = Drain(), _certificate(settings)
     config = uvicorn.Config(
         create_app(settings, drain, certificate),
@@ -100,11 +99,11 @@ def serve(settings: Settings, listen_fd: int | None = None, place: int | None = 
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )
     server = Server(config, drain, settings.shutdown_delay_seconds, settings.shutdown_grace_seconds)
-    if listen_fd is None:
+    if seat is None:
         server.run()
     else:
-        server.parent = os.getppid()
-        server.run(sockets=[socket.socket(fileno=listen_fd)])
+        server.parent = seat.parent
+        server.run(sockets=[socket.socket(fileno=seat.listen_fd)])
     return 0
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 from gateway.telemetry import sharing
 
@@ -25,6 +26,19 @@ RESTART_SECONDS = 1.0
 CANNOT_START = 2
 """The status of a worker whose settings or policy do not hold."""
 BACKLOG = 2048
+
+
+class Seat(NamedTuple):
+    """What a worker is given: the listening socket, its place among the others, and who its parent is. It is told and
+    does not ask, since the parent may be gone by then."""
+
+    listen_fd: int
+    place: int
+    parent: int
+
+    def options(self) -> list[str]:
+        """For the command line."""
+        return [f"--{name.replace('_', '-')}={value}" for name, value in self._asdict().items()]
 
 
 class Workers:
@@ -79,7 +93,7 @@ class Workers:
 
     def _start(self, place: int) -> tuple[subprocess.Popen[bytes], float]:
         number = self._listener.fileno()
-        command = [sys.executable, "-m", "gateway", "serve", "--listen-fd", str(number), "--place", str(place)]
+        command = [sys.executable, "-m", "gateway", "serve", *Seat(number, place, os.getpid()).options()]
         worker = subprocess.Popen(command, pass_fds=[number], env=self._environment)  # noqa: S603 - our own command
         return worker, time.monotonic()
 
