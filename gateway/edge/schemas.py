@@ -23,13 +23,17 @@ class Message(BaseModel):
 
 
 _OFF: dict[str, Value | None] = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "ignore_eos": False,
     "seed": None,
     "min_p": 0.0,
     "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
     "repetition_penalty": 1.0,
 }
-"""What need not be sent, and the value that says so."""
+"""What the model takes for granted: a tensor that is not sent costs Triton nothing."""
 
 
 class GenerateBody(BaseModel):
@@ -101,11 +105,7 @@ class GenerateBody(BaseModel):
         """Everything else, by tensor name."""
         values: dict[str, Value] = {
             "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
             "stream": stream,
-            "ignore_eos": self.ignore_eos,
         }
         values |= {name: value for name, off in _OFF.items() if (value := getattr(self, name)) != off}
         if self.stop:

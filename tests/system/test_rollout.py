@@ -70,8 +70,9 @@ class Done:
         return found
 
 
-async def command(*arguments: object, kill_at: str = "") -> Done:
-    """``python -m build_engine ...``; with ``kill_at`` it is killed as soon as it says that on stderr."""
+async def command(*arguments: object, kill_at: str = "", kill_after: float = 0.0) -> Done:
+    """``python -m build_engine ...``; with ``kill_at`` it is killed as soon as it says that on stderr, or
+    ``kill_after`` seconds later."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "build_engine", *map(str, arguments)),
@@ -85,6 +86,7 @@ async def command(*arguments: object, kill_at: str = "") -> Done:
     async for line in process.stderr:
         said += line
         if kill_at and kill_at.encode() in line:
+            await asyncio.sleep(kill_after)
             process.kill()
             break
     out, rest = await process.communicate()
@@ -99,9 +101,9 @@ Roll = Callable[..., Awaitable[Done]]
 def roll(live: local.Stack) -> Roll:
     """A command against the live Triton."""
 
-    def run(name: str, *arguments: object, kill_at: str = "") -> Awaitable[Done]:
+    def run(name: str, *arguments: object, kill_at: str = "", kill_after: float = 0.0) -> Awaitable[Done]:
         where = ("--repository", live.repository, "--name", "generate", "--triton", f"127.0.0.1:{live.ports.grpc}")
-        return command(name, *arguments, *where, kill_at=kill_at)
+        return command(name, *arguments, *where, kill_at=kill_at, kill_after=kill_after)
 
     return run
 
@@ -263,8 +265,8 @@ async def test_killed_before_its_commit_and_undone(live: local.Stack, roll: Roll
     """`kill -9` while Triton takes up a proven version: Triton ends up with it, a start would still take the one
     before, `list` says that the rollout was cut short, and `rollback` undoes it. No request fails."""
     async with under_load(live.url, {"Authorization": f"Bearer {live.token()}"}, streams=1, max_tokens=100) as load:
-        for _ in range(5):  # killed before Triton had heard of it, nothing has changed
-            killed = await roll("promote", 1, kill_at="move: ")
+        for seconds in (0.1, 0.2, 0.4, 0.8):  # killed before Triton had heard of it, nothing has changed
+            killed = await roll("promote", 1, kill_at="move: ", kill_after=seconds)
             assert killed.status == -9, killed.err
             deadline = time.monotonic() + 15
             while listed(live)[0] != [1] and time.monotonic() < deadline:
