@@ -33,12 +33,14 @@ class TritonClient:
     def __init__(self, url: str, ca: bytes | None = None) -> None:
         self.channel = open_channel(url, ca)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
-        # One question, many answers: on the wire the same as a stream with one message, and cheaper to ask.
-        self._ask = self.channel.unary_stream(
-            "/inference.GRPCInferenceService/ModelStreamInfer",
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=pb.ModelStreamInferResponse.FromString,
-        )
+        # One question and one answer, or many: on the wire the same as a stream, and cheaper to ask.
+        method = "/inference.GRPCInferenceService/ModelStreamInfer"
+        shape: dict[str, Any] = {
+            "request_serializer": pb.ModelInferRequest.SerializeToString,
+            "response_deserializer": pb.ModelStreamInferResponse.FromString,
+        }
+        self._ask = self.channel.unary_stream(method, **shape)
+        self._ask_once = self.channel.unary_unary(method, **shape)
         self._infos: dict[str, tuple[float, ModelInfo]] = {}
         self._reading: dict[str, asyncio.Task[ModelInfo]] = {}
         self._calls: set[Any] = set()
@@ -118,11 +120,12 @@ class TritonClient:
         the request in Triton. ``priority`` is Triton's own: 1 goes first, 0 is the model's default. ``metadata`` goes
         with the call. Raises :class:`gateway.errors.GatewayError`."""
         request = contract.infer_request(model, request_id, values, priority)
-        call = self._ask(request, timeout=timeout_seconds, metadata=metadata)
+        once = values.get("stream") is False  # then the contract has one response
+        call = (self._ask_once if once else self._ask)(request, timeout=timeout_seconds, metadata=metadata)
         self._calls.add(call)
         answered = False
         try:
-            async for message in call:
+            async for message in _only(call) if once else call:
                 if message.error_message:
                     raise from_text(message.error_message)
                 delta = contract.read_response(message.infer_response)
@@ -144,10 +147,10 @@ class TritonClient:
             raise UpstreamError(str(error)) from None
         finally:
             self._calls.discard(call)
-            if answered:
-                self._let_end(call)
-            else:
+            if not answered:
                 call.cancel()
+            elif not once:
+                self._let_end(call)
 
     def _let_end(self, call: grpc.aio.UnaryStreamCall) -> None:
         """Read an answered call to its end, which is a moment away. A cancellation that meets the end of its request
@@ -155,6 +158,11 @@ class TritonClient:
         ending = asyncio.create_task(_to_its_end(call))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
+
+
+async def _only(call: grpc.aio.UnaryUnaryCall) -> AsyncIterator[Any]:
+    """The one response, as a stream of it."""
+    yield await call
 
 
 async def _to_its_end(call: grpc.aio.UnaryStreamCall) -> None:

@@ -102,7 +102,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             self.cancelled.set()
             raise
 
-    async def _said(self, tensors: dict[str, bytes], context: Any) -> AsyncIterator[Any]:
+    def _said(self, tensors: dict[str, bytes], context: Any) -> AsyncIterator[Any]:
+        spoken = self._spoken(tensors, context)
+        return spoken if tensors.get("stream", b"\1") != b"\0" else _whole(spoken)
+
+    async def _spoken(self, tensors: dict[str, bytes], context: Any) -> AsyncIterator[Any]:
         text = tensors["text_input"][4:].decode()
         if text.startswith("<|im_start|>"):
             text = text.rsplit("<|im_end|>", 1)[0].rsplit("<|im_start|>", 1)[1].split("\n", 1)[1]
@@ -138,6 +142,24 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             for number, word in enumerate(words, 1):
                 last = number == len(words)
                 yield _response(word if last else f"{word} ", "stop" if last else "", number, final=last)
+
+
+async def _whole(responses: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """All of them as one, as for a request that does not stream; an error alone."""
+    text, rows, last = b"", list[Any](), None
+    async for last in responses:
+        if last.error_message:
+            yield last
+            return
+        raw = last.infer_response.raw_output_contents
+        text += raw[0][4:]
+        rows += json.loads(raw[4][4:]) if len(raw) > 4 else []
+    assert last is not None
+    raw = last.infer_response.raw_output_contents
+    raw[0] = struct.pack("<I", len(text)) + text
+    if rows:
+        raw[4] = _bytes(json.dumps(rows))
+    yield last
 
 
 def _add_logprobs(response: Any, before: int, alternatives: int) -> int:

@@ -62,13 +62,18 @@ async def test_a_generation_model_streams_as_over_http(door: Kserved) -> None:
     assert door.triton.requests[0]["stream"] == b"\x01"
 
 
-async def test_a_generation_model_answers_a_unary_call_with_its_whole_text(door: Kserved) -> None:
-    """Triton refuses these of a decoupled model; the door collects, and asks the model not to stream."""
+@pytest.mark.parametrize("max_tokens", [8, 200])
+async def test_a_generation_model_answers_a_unary_call_with_its_whole_text(door: Kserved, max_tokens: int) -> None:
+    """Triton refuses these of a decoupled model; the door collects. A short answer comes as one, a long one as it is
+    made, so that it can be stopped."""
+    request = infer("generate", "one two three")
+    request.inputs.add(name="max_tokens", datatype="INT32", shape=[1, 1])
+    request.raw_input_contents.append(struct.pack("<i", max_tokens))
     async with door.stub() as stub:
-        response = await stub.ModelInfer(infer("generate", "one two three"), metadata=bearer())
+        response = await stub.ModelInfer(request, metadata=bearer())
     assert texts_of(response.raw_output_contents[0]) == ["one two three"]
     assert response.parameters[FINAL].bool_param
-    assert door.triton.requests[0]["stream"] == b"\x00"
+    assert door.triton.requests[0]["stream"] == (b"\x00" if max_tokens == 8 else b"\x01")
 
 
 async def test_exactly_the_outputs_that_are_asked_for(door: Kserved) -> None:
