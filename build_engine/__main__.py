@@ -93,6 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--step-tokens", type=int, default=128, help="tokens of one engine step while text streams")
     make.add_argument("--max-sequences", type=int, default=64)
     make.add_argument("--threads", type=int, default=0, help="engine threads; 0: one a core")
+    make.add_argument(
+        "--priority-levels",
+        type=int,
+        default=0,
+        metavar="N",
+        help="levels of Triton's queue, for tenants whose class has a priority; makes this Triton slower to start the "
+        "next request (docs/quotas.md). 0: first come, first served",
+    )
     make.add_argument("--calibration", type=Path, help="JSON lines of your own text: what int8 is fitted to")
     make.add_argument("--held-out", type=Path, help="other JSON lines: what the engine is judged by")
     make.add_argument("--strict", action="store_true", help="refuse rather than fall back to another precision")

@@ -48,7 +48,8 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
         staged = folder / "version"
         _assemble(staged, engine, source.tokenizer)
         parameters = _parameters(recipe, source, room, engine)
-        (staged / "config.pbtxt").write_text(config_pbtxt(recipe.name, parameters), encoding="utf-8")
+        config = config_pbtxt(recipe.name, parameters, recipe.priority_levels)
+        (staged / "config.pbtxt").write_text(config, encoding="utf-8")
         if recipe.goldens is not None:
             goldens.record(staged, goldens.read_goldens(recipe.goldens, source.tokenizer), recipe.serving(room))
         built = {"precision": engine.facts["precision"], "serving": recipe.serving(room), "engine": engine.facts}

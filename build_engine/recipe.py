@@ -18,6 +18,7 @@ PRECISIONS = tuple(dict.fromkeys(precision for each in PRECISIONS_OF.values() fo
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0")
 HARDWARE_COMPATIBILITY = ("none", "ampere-plus", "same-compute-capability")
+LEVELS = 100
 SLOT_TOKENS = 2048  # of a slot, unless the recipe says otherwise: a slot's memory is taken whether it is used or not
 
 
@@ -83,7 +84,8 @@ class Room:
 @dataclass(frozen=True)
 class Recipe:
     """One build. Token counts are per sequence (``context_length``), over the whole cache (``kv_cache_tokens``) and
-    per engine step (``step_tokens``). ``adapter`` is merged into the source; ``adapter_base`` is the source's name as
+    per engine step (``step_tokens``). With ``priority_levels`` Triton's queue has so many, and those that ask for none
+    wait in the middle one. ``adapter`` is merged into the source; ``adapter_base`` is the source's name as
     the adapter knows it."""
 
     source: Path
@@ -97,6 +99,7 @@ class Recipe:
     step_tokens: int = 128
     max_sequences: int = 64
     threads: int = 0
+    priority_levels: int = 0
     adapter: Path | None = None
     adapter_base: str | None = None
     slots: int | None = None
@@ -125,6 +128,8 @@ class Recipe:
                 raise RecipeError(f"--{field.replace('_', '-')} must be at least {limit}")
         if self.threads < 0:
             raise RecipeError("--threads must not be negative")
+        if not 0 <= self.priority_levels <= LEVELS:
+            raise RecipeError(f"--priority-levels must be 0 (a plain queue) to {LEVELS}")
         if self.slots is not None and self.target == "openvino":
             raise RecipeError("--slots is for engines with a static cache; --target openvino takes --kv-cache-tokens")
         self._check_texts()

@@ -37,15 +37,19 @@ OUTPUTS = {
 VARIABLE_LENGTH = frozenset({"stop", "logit_bias_tokens", "logit_bias_values"})
 
 
-def config_pbtxt(name: str, parameters: Mapping[str, str]) -> str:
-    """The text of ``config.pbtxt``. ``max_batch_size`` is 1: Triton's queue hands over one request at a time."""
+def config_pbtxt(name: str, parameters: Mapping[str, str], priority_levels: int = 0) -> str:
+    """The text of ``config.pbtxt``. ``max_batch_size`` is 1: Triton's queue hands over one request at a time. With
+    ``priority_levels`` it has so many, and who asks for none waits in the middle one."""
     config = pb.ModelConfig(name=name, backend="python", max_batch_size=1)
     config.model_transaction_policy.decoupled = True
     config.version_policy.latest.num_versions = 1
     config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
-    # Present but empty on purpose: any queue policy (a limit, priorities, time-outs) makes this Triton look for a free
-    # instance only when a request arrives or every 500 ms, which a stream's first token then waits for.
+    # Present but empty unless levels are asked for: any queue policy (a limit, priorities, time-outs) makes this Triton
+    # look for a free instance only when a request arrives or every 500 ms, which a stream's first token then waits for.
     config.dynamic_batching.SetInParent()
+    if priority_levels:
+        config.dynamic_batching.priority_levels = priority_levels
+        config.dynamic_batching.default_priority_level = (priority_levels + 1) // 2
     for tensor, kind in INPUTS.items():
         dims = [-1 if tensor in VARIABLE_LENGTH else 1]
         config.input.add(name=tensor, data_type=kind, dims=dims, optional=tensor != "text_input")

@@ -179,7 +179,9 @@ class Generation:
             values["stream"] = True
         seconds = ask.seconds_left()
         record = self._record(admitted)
-        deltas = self._triton.generate(ask.model, ask.request_id, values, seconds, metadata=record.metadata)
+        deltas = self._triton.generate(
+            ask.model, ask.request_id, values, seconds, lease.priority, metadata=record.metadata
+        )
         policy = self._policy.policy.version
         guard = self._policy.output(replace(admitted.context, direction="output"))
         gate = LogprobGate(guard) if "logprobs" in values else None

@@ -64,13 +64,13 @@ class Incoming:
         """For the policy."""
         return Context(self.record.request_id, self.principal.tenant, "input", deadline=self.deadline)
 
-    def wire(self, *, stream: bool) -> bytes:
+    def wire(self, priority: int, *, stream: bool) -> bytes:
         """The bytes for Triton: those that came, and behind them what the gateway decides. Protobuf merges what
-        follows into what was there, so nothing is written anew. The place in Triton's queue is not the client's to
-        choose, and in a stream the end of a request has to be told."""
+        follows into what was there, so nothing is written anew. The place in Triton's queue is the tenant's and not the
+        client's to choose, and in a stream the end of a request has to be told."""
         added = pb.ModelInferRequest()
-        if "priority" in self.request.parameters:
-            added.parameters["priority"].uint64_param = 0
+        if priority or "priority" in self.request.parameters:
+            added.parameters["priority"].uint64_param = priority
         if stream:
             added.parameters[EMPTY_FINAL].bool_param = True
         return self.raw + bytes(added.SerializeToString())

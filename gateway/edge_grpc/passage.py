@@ -33,7 +33,7 @@ class Passage:
         self._reader: asyncio.Task[None] | None = None
         self._pending: list[_Pending] = []
 
-    async def ask(self, one: Incoming) -> asyncio.Future[None]:
+    async def ask(self, one: Incoming, priority: int) -> asyncio.Future[None]:
         """Pass a request on. The future is done with its last response, or fails with the
         :class:`gateway.errors.GatewayError` that ended it."""
         loop = asyncio.get_running_loop()
@@ -46,7 +46,7 @@ class Passage:
         pending = _Pending(one.request.id, one.wants_empty_final, loop.create_future(), timer)
         self._pending.append(pending)
         try:
-            await upstream.write(one.wire(stream=True))
+            await upstream.write(one.wire(priority, stream=True))
         except GatewayError as error:
             self._over(upstream, error)
         return pending.done

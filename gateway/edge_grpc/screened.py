@@ -38,7 +38,7 @@ class Screen:
         the request in Triton. Raises :class:`gateway.errors.GatewayError`."""
         await self._check(one)
         wants_empty, request = one.wants_empty_final, one.request
-        request.parameters.pop("priority", None)  # the place in Triton's queue is not the client's to choose
+        request.parameters["priority"].uint64_param = lease.priority  # the tenant's, not the client's to choose
         request.parameters[EMPTY_FINAL].bool_param = True
         context = replace(one.context(), direction="output")
         guards = _Guards(self._policy, context, one.model, self._text_bytes)

@@ -105,8 +105,8 @@ class Conversation:
 
     async def _by_kind(self, one: Incoming, placed: asyncio.Future[None]) -> None:
         if one.kind is Kind.TENSORS:
-            async with self._intake.lease(one):
-                done = await self._passage.ask(one)
+            async with self._intake.lease(one) as lease:
+                done = await self._passage.ask(one, lease.priority)
                 _open(placed)
                 await done
             return

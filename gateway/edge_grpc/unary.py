@@ -29,8 +29,10 @@ async def infer(intake: Intake, call: Call, record: Record, messages: AsyncItera
     if one.model.decoupled:
         raise MethodNotAllowed("this model streams its answers; ask it through ModelStreamInfer")
     if one.kind is Kind.TENSORS:
-        async with intake.lease(one):
-            return await intake.forwarder.unary("ModelInfer", one.wire(stream=False), one.seconds_left())
+        async with intake.lease(one) as lease:
+            return await intake.forwarder.unary(
+                "ModelInfer", one.wire(lease.priority, stream=False), one.seconds_left()
+            )
     return await _screened(intake, one)
 
 

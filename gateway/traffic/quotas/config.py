@@ -1,4 +1,4 @@
-"""Quotas as data: one YAML file of classes, and what is different for a tenant.
+"""Quotas as data: one YAML file of classes (limits, and a place in Triton's queue), and what is different for a tenant.
 
 Every field is declared here, once. An error names file, line and field.
 """
@@ -17,6 +17,7 @@ Kind = Literal["requests_per_second", "concurrent_streams", "tokens_per_minute",
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MOST = 10**12
 """So that sums stay exact where numbers are doubles (Redis)."""
+LOWEST_PRIORITY = 100
 
 
 class QuotaError(Exception):
@@ -49,10 +50,13 @@ class LimitsPart(BaseModel):
     concurrent_streams: int | None = Field(default=None, ge=1, le=MOST)
     tokens_per_minute: int | None = Field(default=None, ge=1, le=MOST)
     tokens_per_day: int | None = Field(default=None, ge=1, le=MOST)
+    priority: int | None = Field(
+        default=None, ge=1, le=LOWEST_PRIORITY, description="Triton's: 1 goes first; the model's default if not given."
+    )
 
 
 class TenantPart(LimitsPart):
-    """A tenant's class, whatever its token says, and the limits that are its own; null lifts the class's."""
+    """A tenant's class, whatever its token says, and what is its own; null lifts the class's."""
 
     class_: str | None = Field(default=None, alias="class")
 
@@ -77,13 +81,20 @@ class QuotaFile(BaseModel):
 
     def limits(self, tenant: str, tenant_class: str) -> Limits:
         """What counts for a tenant. The file's class comes before the token's, the tenant's own limits before both."""
+        values = self._values(tenant, tenant_class)
+        return Limits(**{kind: values[kind] for kind in KINDS})
+
+    def priority(self, tenant: str, tenant_class: str) -> int:
+        """A tenant's place in Triton's queue, found in the same way: 1 goes first, 0 is the model's default."""
+        return self._values(tenant, tenant_class)["priority"] or 0
+
+    def _values(self, tenant: str, tenant_class: str) -> dict[str, int | None]:
         own = self.tenants.get(tenant)
         name = own.class_ if own is not None and own.class_ is not None else tenant_class
-        part = self.classes.get(name) or self.classes[self.default]
-        values = part.model_dump()
+        values: dict[str, int | None] = (self.classes.get(name) or self.classes[self.default]).model_dump()
         if own is not None:
-            values |= own.model_dump(exclude_unset=True, include={str(kind) for kind in KINDS})
-        return Limits(**values)
+            values |= own.model_dump(exclude_unset=True, exclude={"class_"})
+        return values
 
 
 def read_quotas(path: Path) -> QuotaFile:

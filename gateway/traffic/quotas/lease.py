@@ -40,6 +40,8 @@ class Lease:
         self.name = uuid.uuid4().hex
         self.tenant, self.tenant_class, self.estimated = tenant, tenant_class, estimated
         self.used, self.granted = 0, ANY_NUMBER
+        self.priority = 0
+        """The tenant's place in Triton's queue: 1 goes first, 0 is the model's default."""
         self._lessor, self._low_water = lessor, low_water
         self._mark = ANY_NUMBER
         self._ask = False

@@ -49,6 +49,7 @@ class Quotas:
         limits = self._limits(principal_tenant, tenant_class)
         need = max(prompt_tokens, 0) + 1
         lease = Lease(self, principal_tenant, tenant_class, max(estimated_tokens, need), self._store.low_water)
+        lease.priority = 0 if self.file is None else self.file.priority(principal_tenant, tenant_class)
         if limits == UNLIMITED:
             return lease
         answer = self._store.admit(lease.tenant, limits, lease.name, lease.estimated, need)

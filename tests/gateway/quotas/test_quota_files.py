@@ -48,12 +48,36 @@ def test_what_counts_for_a_tenant(tmp_path: Path, tenant: str, tenant_class: str
 
 
 @pytest.mark.parametrize(
+    ("tenant", "tenant_class", "expected"),
+    [
+        ("anyone", "", 0),
+        ("anyone", "gold", 1),
+        ("acme", "", 2),
+        ("acme", "gold", 2),
+        ("late", "gold", 0),
+        ("up", "", 1),
+    ],
+)
+def test_the_place_in_tritons_queue(tmp_path: Path, tenant: str, tenant_class: str, expected: int) -> None:
+    """Found as the limits are; 0 is the model's default."""
+    text = """
+    default: standard
+    classes: {standard: {requests_per_second: 10}, gold: {priority: 1}}
+    tenants: {acme: {priority: 2}, late: {priority: null}, up: {class: gold}}
+    """
+    quotas = read_quotas(write(tmp_path / "quotas.yaml", text))
+    assert quotas.priority(tenant, tenant_class) == expected
+    assert quotas.limits("up", "") == Limits()
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", "quotas.yaml:1: default: "),
         ("default: a\nclasses: {b: {}}\n", "quotas.yaml:1: the file: default names 'a', which is no class"),
         ("default: a\nclasses:\n  a:\n    tokens_per_hour: 3\n", "quotas.yaml:4: classes.a.tokens_per_hour: "),
         ("default: a\nclasses:\n  a:\n    tokens_per_day: 0\n", "quotas.yaml:4: classes.a.tokens_per_day: "),
+        ("default: a\nclasses:\n  a:\n    priority: 0\n", "quotas.yaml:4: classes.a.priority: "),
         ("default: a\nclasses:\n  a:\n    tokens_per_day: much\n", "quotas.yaml:4: classes.a.tokens_per_day: "),
         ("default: a\nclasses: {a: {}}\ntenants: {x: {class: b}}\n", "tenants.x.class names 'b', which is no class"),
         ("default: a\nclasses: {}\n", "quotas.yaml:2: classes: "),
