@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from gateway.edge_grpc.incoming import Incoming
 from gateway.edge_grpc.messages import FINAL, parsed, refusal
 from gateway.errors import DeadlineExceeded, GatewayError, UpstreamError
-from gateway.triton import Forwarder, Upstream
+from gateway.triton import ENDING_SECONDS, Forwarder, Upstream
 
 
 @dataclass
@@ -52,12 +52,17 @@ class Passage:
         return pending.done
 
     async def close(self) -> None:
-        """Cancel what still runs."""
-        if self._upstream is not None and self._reader is not None:
-            self._reader.cancel()
+        """Cancel what still runs; where nothing does, Triton ends the stream."""
+        if self._upstream is None or self._reader is None:
+            return
+        if not self._pending:
+            await self._upstream.no_more()
+            await asyncio.wait({self._reader}, timeout=ENDING_SECONDS)
+        self._reader.cancel()
+        if self._upstream is not None:
             self._over(self._upstream, UpstreamError())
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reader
 
     async def _read(self, upstream: Upstream) -> None:
         error: GatewayError = UpstreamError()

@@ -9,7 +9,7 @@ one more before an empty last one.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import replace
 
 from tritonclient.grpc import service_pb2 as pb
@@ -42,7 +42,8 @@ class Screen:
         request.parameters[EMPTY_FINAL].bool_param = True
         context = replace(one.context(), direction="output")
         guards = _Guards(self._policy, context, one.model, self._text_bytes)
-        upstream = self._forwarder.stream(request.SerializeToString(), one.seconds_left())
+        upstream = self._forwarder.ask(request.SerializeToString(), one.seconds_left())
+        last = False
         try:
             async for response in _said(upstream):
                 last = response.parameters[FINAL].bool_param
@@ -67,7 +68,7 @@ class Screen:
             raise UpstreamError("the model ended without a final response")
         finally:
             guards.close()
-            await upstream.aclose()
+            upstream.let_end() if last else upstream.cancel()
 
     async def _check(self, one: Incoming) -> None:
         """Leaves in the request what may be asked. Raises :class:`PromptRejected`, or
@@ -81,7 +82,7 @@ class Screen:
             texts.replace(decision.texts)
 
 
-async def _said(upstream: AsyncIterator[bytes]) -> AsyncIterator[pb.ModelInferResponse]:
+async def _said(upstream: AsyncIterable[bytes]) -> AsyncIterator[pb.ModelInferResponse]:
     async for raw in upstream:
         message = parsed(pb.ModelStreamInferResponse, raw, UpstreamError)
         if message.error_message:

@@ -7,7 +7,6 @@ Cancelling a stream cancels the request in Triton, and the backend frees its pla
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from gateway.errors import ModelNotFound, ShuttingDown, TritonUnavailable, Upstr
 from gateway.triton import contract
 from gateway.triton.channel import open_channel
 from gateway.triton.contract import Delta, ModelInfo, Value
+from gateway.triton.endings import Endings
 from gateway.triton.translate import from_status, from_text
 
 PROBE_SECONDS = 1.0
@@ -44,7 +44,7 @@ class TritonClient:
         self._infos: dict[str, tuple[float, ModelInfo]] = {}
         self._reading: dict[str, asyncio.Task[ModelInfo]] = {}
         self._calls: set[Any] = set()
-        self._endings: set[asyncio.Task[None]] = set()
+        self._endings = Endings()
         self._cut = False
 
     async def close(self) -> None:
@@ -150,25 +150,12 @@ class TritonClient:
             if not answered:
                 call.cancel()
             elif not once:
-                self._let_end(call)
-
-    def _let_end(self, call: grpc.aio.UnaryStreamCall) -> None:
-        """Read an answered call to its end, which is a moment away. A cancellation that meets the end of its request
-        makes Triton 2.51 keep the request, and with it the model's version, for ever (server pull request 8078)."""
-        ending = asyncio.create_task(_to_its_end(call))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+                self._endings.let_end(call)
 
 
 async def _only(call: grpc.aio.UnaryUnaryCall) -> AsyncIterator[Any]:
     """The one response, as a stream of it."""
     yield await call
-
-
-async def _to_its_end(call: grpc.aio.UnaryStreamCall) -> None:
-    with contextlib.suppress(grpc.RpcError):
-        async for _ in call:
-            pass
 
 
 def _status_name(error: grpc.RpcError) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
 from gateway.errors import GatewayError, ShuttingDown
+from gateway.triton.endings import Endings
 from gateway.triton.translate import from_forwarded
 
 SERVICE = "/inference.GRPCInferenceService/"
 
 
 class Forwarder:
-    """Passes calls on over ``channel``. Cancelling whoever waits for a call, or closing an iterator, cancels the call.
+    """Passes calls on over ``channel``. Cancelling whoever waits for a call cancels the call.
     Failures are :class:`gateway.errors.GatewayError`."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -24,6 +26,7 @@ class Forwarder:
         self._one = channel.unary_stream(SERVICE + "ModelStreamInfer")
         self._many = channel.stream_stream(SERVICE + "ModelStreamInfer")
         self._calls: set[Any] = set()
+        self.endings = Endings()
         self.was_cut = False
 
     def cut(self) -> None:
@@ -50,14 +53,9 @@ class Forwarder:
         finally:
             self._calls.discard(call)
 
-    async def stream(self, request: bytes, timeout_seconds: float) -> AsyncGenerator[bytes, None]:
-        """One infer request, its responses (``ModelStreamInferResponse``) as they come."""
-        upstream = Upstream(self, self._one(request, timeout=timeout_seconds))
-        try:
-            async for response in upstream:
-                yield response
-        finally:
-            upstream.cancel()
+    def ask(self, request: bytes, timeout_seconds: float) -> Upstream:
+        """One infer request, to be read to its end, let end or cancelled."""
+        return Upstream(self, self._one(request, timeout=timeout_seconds))
 
     def open(self) -> Upstream:
         """A stream for many infer requests."""
@@ -98,6 +96,15 @@ class Upstream:
         except asyncio.CancelledError:
             self._if_cut()
             raise
+
+    async def no_more(self) -> None:
+        """Everything was asked. Once it is answered, Triton ends the stream."""
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            await self._call.done_writing()
+
+    def let_end(self) -> None:
+        """Everything is answered: Triton ends it."""
+        self._forwarder.endings.let_end(self._call)
 
     def cancel(self) -> None:
         """End it; Triton stops what it was asked."""
