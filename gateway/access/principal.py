@@ -11,6 +11,8 @@ GENERATE: Final = "generate"
 MODELS_READ: Final = "models:read"
 MODERATE: Final = "moderate"
 ADMIN: Final = "admin"
+UNPROVEN: Final = ".candidate"
+"""How the name ends under which a rollout loads a version to prove it."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,11 @@ class Principal:
     tenant_class: str = ""
 
     def may(self, scope: str, model: str | None = None) -> bool:
-        """Whether the scope is granted: for every model as ``scope``, for one as ``scope:MODEL``."""
-        return scope in self.scopes or (model is not None and f"{scope}:{model}" in self.scopes)
+        """Whether the scope is granted: for every model as ``scope``, for one as ``scope:MODEL``. A version that is
+        being proven is no model for everybody: it has to be named."""
+        if model is None:
+            return scope in self.scopes
+        return f"{scope}:{model}" in self.scopes or (scope in self.scopes and not model.endswith(UNPROVEN))
 
     def require(self, scope: str, model: str | None = None) -> None:
         """Raises :class:`Forbidden` when the scope is not granted (for ``model``, where one is named)."""

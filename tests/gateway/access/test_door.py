@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.__main__ import main
-from gateway.access import AccessError
+from gateway.access import AccessError, Principal
 from gateway.access.build import Setup, build
 from gateway.access.issuers import read_issuers
 from gateway.app import create_app
@@ -78,6 +78,17 @@ async def test_two_of_one_header_are_refused(served: Served) -> None:
     two = [("Authorization", f"Bearer {good_token()}"), ("Authorization", f"Bearer {good_token(subject='bob')}")]
     assert await code(served, two) == "invalid_token"
     assert await code(served, two[:1]) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("scope", "opens"),
+    [("generate", False), ("generate:generate", False), ("generate:generate.candidate", True)],
+)
+def test_a_version_that_is_being_proven_has_to_be_named(scope: str, opens: bool) -> None:
+    """A scope for every model does not open it; one that names it opens nothing else."""
+    principal = Principal("ann", "acme", frozenset({scope}), 0.0)
+    assert principal.may("generate", "generate.candidate") == opens
+    assert principal.may("generate", "generate") != opens
 
 
 @pytest.mark.parametrize(("scope", "expected"), [("generate:generate", "ok"), ("generate:other", "insufficient_scope")])
