@@ -91,10 +91,10 @@ class Control:
         return bytes(pb.ServerReadyResponse(ready=await self._ready()).SerializeToString())
 
     async def model_ready(self, call: Call, requests: AsyncIterator[bytes]) -> bytes:
-        """Triton has the model ready, and this gateway is not about to stop."""
+        """Triton has the model ready, people can be let in, and this gateway is not about to stop."""
         raw = await call.message(requests, min(call.ends, call.accepted + READ_SECONDS))
         try:
-            if not self._parts.drain.draining:
+            if self._parts.readiness.closed() is None:
                 return await self._forwarder.unary("ModelReady", raw, READ_SECONDS)
         except GatewayError:
             pass  # whatever the reason, it is not ready
@@ -108,7 +108,4 @@ class Control:
         return SERVING if await self._ready() else NOT_SERVING
 
     async def _ready(self) -> bool:
-        return (
-            not self._parts.drain.draining
-            and await self._parts.triton.not_ready(self._parts.generation.default_model) is None
-        )
+        return await self._parts.readiness.missing() is None

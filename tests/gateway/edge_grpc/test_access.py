@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,7 +11,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from ..conftest import good_token
-from .kserve import ADMIN, Kserved, bearer, infer
+from .kserve import ADMIN, Kserved, bearer, infer, kserve
 
 READS: dict[str, Any] = {
     "ServerMetadata": pb.ServerMetadataRequest(),
@@ -110,6 +111,18 @@ async def test_health_as_kubernetes_asks_it(door: Kserved) -> None:
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         door.triton.ready = False
         assert await check(b"") == b"\x08\x02"
+
+
+async def test_nobody_can_be_let_in(tmp_path: Path) -> None:
+    """With Redis away from the start nobody knows who is revoked: not ready, as over HTTP, though Triton is."""
+    async with kserve(tmp_path, redis_url="redis://127.0.0.1:1/0") as door, door.stub() as stub:
+        async with door.served.client("") as client:
+            assert (await client.get("/health/ready")).status_code == 503
+        assert (await stub.ServerLive(pb.ServerLiveRequest())).live
+        assert not (await stub.ServerReady(pb.ServerReadyRequest())).ready
+        assert not (await stub.ModelReady(pb.ModelReadyRequest(name="generate"))).ready
+        async with grpc.aio.insecure_channel(door.address) as channel:
+            assert await channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == b"\x08\x02"
 
 
 Metadata = Callable[[], Any]
