@@ -84,6 +84,14 @@ async def test_without_a_file_no_key_counts() -> None:
         await authenticator().authenticate(None, KEY)
 
 
+async def test_one_key_that_counts_is_enough_to_be_ready(tmp_path: Path) -> None:
+    """Somebody can be let in while no issuer's keys could be fetched; not if every key has ended."""
+    down, path = issuer(jwks_url="http://127.0.0.1:1/", algorithms=["RS256"]), stored(tmp_path)
+    assert authenticator(down, api_keys_file=path).not_ready() is None
+    path.write_text(line(expires="2020-01-01T00:00:00Z"))
+    assert authenticator(down, api_keys_file=path).not_ready() is not None
+
+
 async def test_keys_end_are_taken_back_and_removed(tmp_path: Path) -> None:
     """By their own time, by a revocation of the id, and by taking the line out; the next to end is a metric."""
     telemetry, revoked, path = Telemetry(), tmp_path / "revoked.jsonl", stored(tmp_path)

@@ -97,20 +97,23 @@ async def test_only_so_many_wait_for_a_fetch() -> None:
 
 
 async def test_down_at_the_start() -> None:
-    """The gateway starts; a token is neither good nor bad but 503; when the URL is back, the token is good."""
+    """The gateway starts, not ready; a token is neither good nor bad but 503; when the URL is back, it is good."""
     server, telemetry = JwksServer(jwk("rsa", "RS256")), Telemetry()
     await server.start()
     await server.stop()
     door = fetching(server, telemetry)
     async with door.running():
         await refused(door, by("rsa", "RS256"), "identity_unavailable")
+        assert door.not_ready() is not None
         assert sample(telemetry, "tidegate_jwks_last_success_timestamp_seconds", issuer="id") == 0
         await server.start()
         try:
             await until(lambda: sample(telemetry, "tidegate_jwks_fetches_total", issuer="id", outcome="ok") == 1)
             await door.authenticate(f"Bearer {by('rsa', 'RS256')}")
+            assert door.not_ready() is None
         finally:
             await server.stop()
+        assert door.not_ready() is None
     assert sample(telemetry, "tidegate_jwks_last_success_timestamp_seconds", issuer="id") > time.time() - 10
     assert sample(telemetry, "tidegate_jwks_fetches_total", issuer="id", outcome="failed") >= 1
 
@@ -199,6 +202,7 @@ async def test_one_issuer_down_is_not_the_other_s_trouble() -> None:
     hurry = {"jwks_url": server.url, "algorithms": ["RS256"], "jwks_timeout_seconds": 1.0}
     door = authenticator(issuer(**hurry), other)
     async with door.running():
+        assert door.not_ready() is None
         await door.authenticate(f"Bearer {signed(iss='https://other.test')}")
         with pytest.raises(GatewayError) as error:
             await door.authenticate(f"Bearer {by('rsa', 'RS256')}")
