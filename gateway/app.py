@@ -33,6 +33,7 @@ from gateway.policy.config import PolicyFile
 from gateway.policy.engine import PolicyEngine
 from gateway.policy.moderators import Services
 from gateway.policy.reload import watching
+from gateway.readiness import Readiness
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry, sharing
 from gateway.telemetry.prices import read_prices
@@ -93,9 +94,8 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
             plain.update(feedback_edge.feedback_endpoints(rated, comments, limits.timeout_seconds))
         _describe(app, plain)
         app.include_router(openai_models.model_routes(triton))
-        app.include_router(operations.routes(triton, settings.model, telemetry, drain, authenticator))
         parts = Parts(
-            triton,
+            Readiness(drain, authenticator, triton, settings.model),
             generation,
             policy,
             authenticator,
@@ -106,6 +106,7 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
             limits=_grpc_limits(settings),
             tracer=tracer,
         )
+        app.include_router(operations.routes(parts.readiness, telemetry))
         seconds = settings.policy_reload_seconds
         async with (
             authenticator.running(),
@@ -226,7 +227,7 @@ def _rated(settings: Settings, telemetry: Telemetry) -> RatedAnswers | None:
         telemetry,
         seconds=settings.feedback_seconds,
         most=settings.feedback_answers,
-        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        redis_url=settings.redis_address(),
         directory=settings.feedback_directory,
         workers=settings.workers,
     )

@@ -78,7 +78,13 @@ class Authenticator:
 
     def not_ready(self) -> str | None:
         """Why nobody can be let in at all, if so."""
-        return "the revocations have not been read yet" if self._revocations.unread else None
+        if self._revocations.unread:
+            return "the revocations have not been read yet"
+        if any(each.keys.known for each in self._issuers.values()):
+            return None
+        if self._api_keys is not None and self._api_keys.first_expiry() is not None:
+            return None
+        return "no issuer's keys have been fetched yet, and there is no API key that counts"
 
     def forget(self) -> None:
         """Verify every token anew: keys have changed."""

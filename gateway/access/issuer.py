@@ -19,6 +19,10 @@ REQUIRED_CLAIMS = ("exp", "aud", "iss", "sub")
 class Keys(Protocol):
     """Where an issuer's keys come from."""
 
+    @property
+    def known(self) -> bool:
+        """Whether there are any yet."""
+
     async def find(self, kid: str | None, algorithm: str) -> Key | None:
         """The one key for such a token, if there is one. Suspends only to fetch; raises IdentityUnavailable if no key
         could ever be fetched."""
@@ -26,6 +30,8 @@ class Keys(Protocol):
 
 class FixedKeys:
     """Keys from settings or files."""
+
+    known = True
 
     def __init__(self, keys: KeySet) -> None:
         self._keys = keys

@@ -48,6 +48,11 @@ class FetchedKeys:
         self._waiting, self._failing = 0, True
         self._next = 0.0
 
+    @property
+    def known(self) -> bool:
+        """Whether they were ever fetched."""
+        return self._keys is not None
+
     async def find(self, kid: str | None, algorithm: str) -> Key | None:
         """The one key for such a token, fetched if need be. Raises :class:`IdentityUnavailable` if none ever was."""
         if self._keys is None or not self._keys.knows(kid):

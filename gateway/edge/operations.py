@@ -5,15 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from gateway.access import Authenticator
+from gateway.readiness import Readiness
 from gateway.telemetry import Telemetry
-from gateway.traffic.drain import Drain
-from gateway.triton import TritonClient
 
 
-def routes(
-    triton: TritonClient, model: str, telemetry: Telemetry, drain: Drain, authenticator: Authenticator
-) -> APIRouter:
+def routes(readiness: Readiness, telemetry: Telemetry) -> APIRouter:
     """``/health/live``, ``/health/ready`` and ``/metrics``."""
     router = APIRouter(tags=["operations"])
 
@@ -26,8 +22,7 @@ def routes(
     async def ready() -> JSONResponse:
         """Triton can be reached and has the model ready, people can be let in, and this gateway is not about to
         stop."""
-        reason = "this gateway is shutting down" if drain.draining else None
-        reason = reason or authenticator.not_ready() or await triton.not_ready(model)
+        reason = await readiness.missing()
         if reason is not None:
             return JSONResponse({"status": "not ready", "reason": reason}, 503)
         return JSONResponse({"status": "ready"})

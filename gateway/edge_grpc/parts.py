@@ -8,19 +8,19 @@ from gateway.access import Authenticator
 from gateway.edge_grpc.calls import Limits
 from gateway.generation import Generation
 from gateway.policy.engine import PolicyEngine
+from gateway.readiness import Readiness
 from gateway.telemetry import Telemetry
 from gateway.tracing import Tracer
 from gateway.traffic.admission import Admission
 from gateway.traffic.drain import Drain
 from gateway.traffic.quotas import Quotas
-from gateway.triton import TritonClient
 
 
 @dataclass(frozen=True)
 class Parts:
     """The gateway's own, but for ``limits``."""
 
-    triton: TritonClient
+    readiness: Readiness
     generation: Generation
     policy: PolicyEngine
     authenticator: Authenticator

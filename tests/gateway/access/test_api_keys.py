@@ -84,6 +84,14 @@ async def test_without_a_file_no_key_counts() -> None:
         await authenticator().authenticate(None, KEY)
 
 
+async def test_one_key_that_counts_is_enough_to_be_ready(tmp_path: Path) -> None:
+    """Somebody can be let in while no issuer's keys could be fetched; not if every key has ended."""
+    down, path = issuer(jwks_url="http://127.0.0.1:1/", algorithms=["RS256"]), stored(tmp_path)
+    assert authenticator(down, api_keys_file=path).not_ready() is None
+    path.write_text(line(expires="2020-01-01T00:00:00Z"))
+    assert authenticator(down, api_keys_file=path).not_ready() is not None
+
+
 async def test_keys_end_are_taken_back_and_removed(tmp_path: Path) -> None:
     """By their own time, by a revocation of the id, and by taking the line out; the next to end is a metric."""
     telemetry, revoked, path = Telemetry(), tmp_path / "revoked.jsonl", stored(tmp_path)
@@ -151,5 +159,20 @@ def test_without_a_file_the_line_is_printed(tmp_path: Path, capsys: pytest.Captu
     assert json.loads(entry)["sha256"] == hashlib.sha256(key.encode()).hexdigest()
     assert key not in entry
     authenticator(api_keys_file=stored(tmp_path, entry))
-    assert main(["apikey", "create", "--tenant", "a b", "--subject", "batch"]) == 2
-    assert "tenant" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["--tenant", "a b"], "tenant: "),
+        (["--scope", " "], "--scope is empty"),
+        *(([f"--days={days}"], "--days must be a time to come") for days in ("-1", "0", "nan", "inf", "1e12")),
+    ],
+)
+def test_the_command_makes_no_key_that_opens_nothing(
+    changes: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2, what is wrong, and no key."""
+    assert main(["apikey", "create", "--tenant", "acme", "--subject", "batch", *changes]) == 2
+    out, err = capsys.readouterr()
+    assert (out, says in err) == ("", True)

@@ -98,7 +98,7 @@ async def test_a_scope_for_one_model(served: Served, scope: str, expected: str) 
 
 
 async def test_keys_from_a_url_by_settings_alone(tmp_path: Path) -> None:
-    """The simple case of one identity provider; down at the start it is 503, and the gateway runs."""
+    """The simple case of one identity provider; down at the start it is 503, and the gateway runs, not ready."""
     async with serving(jwk("ed25519", "EdDSA")) as server:
         settings: dict[str, Any] = {"jwt_key": None, "jwt_jwks_url": server.url, "jwt_algorithm": "EdDSA"}
         changes = {"jwt_issuer": CLAIMS["iss"], "jwt_tenant_claim": "org.id", "jwt_class_claim": "plan"}
@@ -110,6 +110,8 @@ async def test_keys_from_a_url_by_settings_alone(tmp_path: Path) -> None:
             assert await code(served, {"Authorization": f"Bearer {token}"}) == "identity_unavailable"
             async with served.client() as client:
                 assert (await client.get("/health/live")).status_code == 200
+                ready = await client.get("/health/ready")
+                assert (ready.status_code, "issuer" in ready.json()["reason"]) == (503, True)
 
 
 async def test_revocations_that_cannot_be_read_are_not_ready(tmp_path: Path) -> None:

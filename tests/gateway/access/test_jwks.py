@@ -64,6 +64,34 @@ async def test_a_rotated_key_is_found_and_the_old_one_forgotten() -> None:
             await refused(door, old.removeprefix("Bearer "), "invalid_token")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "token"),
+    [
+        ([jwk("rsa", "RS256", kid=None)], [jwk("rsa-other", "RS256", kid=None)], by("rsa-other", "RS256")),
+        ([jwk("rsa", "RS256", kid=None)], [jwk("rsa-other", "RS256")], by("rsa-other", "RS256")),
+        ([jwk("rsa", "RS256")], [jwk("rsa-other", "RS256")], signed(private_key("rsa-other"), "RS256")),
+        ([jwk("ed25519", "EdDSA", kid=None), jwk("P-256", "ES256")], [jwk("rsa", "RS256")], by("rsa", "RS256")),
+    ],
+)
+async def test_keys_without_a_name_are_rotated_too(
+    before: list[dict[str, Any]], after: list[dict[str, Any]], token: str
+) -> None:
+    """A signature that does not fit, or a kid that only a key of another algorithm could serve, makes the gateway ask;
+    a flood of such tokens is one fetch for each interval, as ever."""
+    async with serving(*before) as server:
+        door = fetching(server)
+        async with door.running():
+            server.keys = after
+            await asyncio.sleep(LEAST)
+            await door.authenticate(f"Bearer {token}")
+            assert server.fetches == 2
+            began = time.monotonic()
+            for number in range(50):
+                bad = signed(private_key("rsa-third"), "RS256", {"kid": "k"} if number % 2 else None, jti=str(number))
+                await refused(door, bad, "invalid_token")
+            assert server.fetches <= 3 + (time.monotonic() - began) / LEAST
+
+
 async def test_kids_that_nobody_knows_do_not_make_it_fetch_more() -> None:
     """A flood of them: one fetch at most for each interval, and whoever has a good token waits for none."""
     async with serving(jwk("rsa", "RS256")) as server:
@@ -97,20 +125,23 @@ async def test_only_so_many_wait_for_a_fetch() -> None:
 
 
 async def test_down_at_the_start() -> None:
-    """The gateway starts; a token is neither good nor bad but 503; when the URL is back, the token is good."""
+    """The gateway starts, not ready; a token is neither good nor bad but 503; when the URL is back, it is good."""
     server, telemetry = JwksServer(jwk("rsa", "RS256")), Telemetry()
     await server.start()
     await server.stop()
     door = fetching(server, telemetry)
     async with door.running():
         await refused(door, by("rsa", "RS256"), "identity_unavailable")
+        assert door.not_ready() is not None
         assert sample(telemetry, "tidegate_jwks_last_success_timestamp_seconds", issuer="id") == 0
         await server.start()
         try:
             await until(lambda: sample(telemetry, "tidegate_jwks_fetches_total", issuer="id", outcome="ok") == 1)
             await door.authenticate(f"Bearer {by('rsa', 'RS256')}")
+            assert door.not_ready() is None
         finally:
             await server.stop()
+        assert door.not_ready() is None
     assert sample(telemetry, "tidegate_jwks_last_success_timestamp_seconds", issuer="id") > time.time() - 10
     assert sample(telemetry, "tidegate_jwks_fetches_total", issuer="id", outcome="failed") >= 1
 
@@ -199,6 +230,7 @@ async def test_one_issuer_down_is_not_the_other_s_trouble() -> None:
     hurry = {"jwks_url": server.url, "algorithms": ["RS256"], "jwks_timeout_seconds": 1.0}
     door = authenticator(issuer(**hurry), other)
     async with door.running():
+        assert door.not_ready() is None
         await door.authenticate(f"Bearer {signed(iss='https://other.test')}")
         with pytest.raises(GatewayError) as error:
             await door.authenticate(f"Bearer {by('rsa', 'RS256')}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,7 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from ..conftest import good_token
-from .kserve import ADMIN, Kserved, bearer, infer
+from .kserve import ADMIN, Kserved, bearer, infer, kserve
 
 READS: dict[str, Any] = {
     "ServerMetadata": pb.ServerMetadataRequest(),
@@ -112,6 +114,18 @@ async def test_health_as_kubernetes_asks_it(door: Kserved) -> None:
         assert await check(b"") == b"\x08\x02"
 
 
+async def test_nobody_can_be_let_in(tmp_path: Path) -> None:
+    """With Redis away from the start nobody knows who is revoked: not ready, as over HTTP, though Triton is."""
+    async with kserve(tmp_path, redis_url="redis://127.0.0.1:1/0") as door, door.stub() as stub:
+        async with door.served.client("") as client:
+            assert (await client.get("/health/ready")).status_code == 503
+        assert (await stub.ServerLive(pb.ServerLiveRequest())).live
+        assert not (await stub.ServerReady(pb.ServerReadyRequest())).ready
+        assert not (await stub.ModelReady(pb.ModelReadyRequest(name="generate"))).ready
+        async with grpc.aio.insecure_channel(door.address) as channel:
+            assert await channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == b"\x08\x02"
+
+
 Metadata = Callable[[], Any]
 BAD: dict[str, tuple[Metadata, str]] = {
     "no scheme": (lambda: (("authorization", good_token()),), "missing_token"),
@@ -162,6 +176,19 @@ async def test_a_token_that_expires_does_not_outlive_itself_on_an_open_stream(do
             await call.write(infer("numbers", 1.0, id="b"))
             message = (await call.read()).error_message
         assert message.startswith("token_expired: ")
+
+
+@pytest.mark.parametrize("method", ["ServerMetadata", "ModelReady"])
+async def test_a_slow_message_takes_its_time_from_the_call(door: Kserved, method: str) -> None:
+    """Triton is asked for what is left of the 5 seconds of such a call, and not for 5 more."""
+    async with grpc.aio.insecure_channel(door.address) as channel:
+        path = f"/inference.GRPCInferenceService/{method}"
+        call = channel.stream_unary(path)(metadata=bearer("models:read"))
+        await asyncio.sleep(0.5)
+        await call.write(b"")
+        await call.done_writing()
+        await call
+    assert door.triton.remaining[-1] <= 4.6
 
 
 @pytest.mark.parametrize("where", ["inputs", "outputs", "parameters"])
