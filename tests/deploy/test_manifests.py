@@ -115,6 +115,24 @@ def hardened(spec: Document) -> None:
         assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""})
 
 
+@pytest.mark.parametrize("shipped", ["overlays/cpu", "overlays/gpu", "demo", "rollout", *COMPONENTS])
+def test_no_pod_is_evicted_for_what_it_may_write(tmp_path: Path, shipped: str) -> None:
+    """What a pod's folders may hold, on disk or in memory, is below its limit: beyond it the kubelet ends the pod."""
+    documents = with_components(tmp_path, "gpu", shipped) if shipped in COMPONENTS else render(K8S / shipped)
+    assert pods(documents)
+    for name, template in pods(documents).items():
+        folders = [each["emptyDir"] for each in template["spec"]["volumes"] if "emptyDir" in each]
+        (container,) = template["spec"]["containers"]
+        for resource, medium in (("ephemeral-storage", ""), ("memory", "Memory")):
+            held = sum(_bytes(each["sizeLimit"]) for each in folders if each.get("medium", "") == medium)
+            assert held < _bytes(container["resources"]["limits"][resource]), (name, resource)
+
+
+def _bytes(quantity: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)([KMGT]i)", quantity).groups()  # type: ignore[union-attr]
+    return int(number) << {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}[unit]
+
+
 def test_probes_mean_something(overlay: list[Document]) -> None:
     """Every server has all three; Triton is ready with its model, and a gateway's life does not hang on Triton's."""
     templates = pods(overlay)
