@@ -61,29 +61,24 @@ def test_a_rollout_reaches_triton_and_nothing_else(cpu: list[Document]) -> None:
     assert not allowed(cpu, label, "redis", 6379)
 
 
-def test_a_rollout_names_every_pod(tmp_path: Path) -> None:
-    """The job's command, where the name stands for two addresses, each told three times as getent does, asks both."""
-    lookup = tmp_path / "getent"
-    told = "\\n".join(
-        f"{address} {kind} triton" for address in ("127.0.0.2", "127.0.0.3") for kind in ("STREAM", "RAW")
-    )
-    lookup.write_text(f'#!/bin/sh\n[ "$*" = "ahostsv4 triton" ] && printf "{told}\\n"\n')
-    lookup.chmod(0o755)
-    python = tmp_path / "python3"
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    python.chmod(0o755)
-    command = pods(render(K8S / "rollout"))["rollout"]["spec"]["containers"][0]["command"]
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "ACTION": "promote"}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    _, module, *arguments = done.stdout.splitlines()
-    assert module == "build_engine"
-    assert arguments[-4:] == ["--triton", "127.0.0.2:8001", "--triton", "127.0.0.3:8001"]
-    arguments[arguments.index("--repository") + 1] = str(tmp_path)
+def test_a_rollout_waits_for_every_pod_that_may_have_read_what_was_served(cpu: list[Document]) -> None:
+    """The job's arguments are the command's, its name is the headless one, and it looks for longer than a pod may take
+    to be ready and the names' cache to tell of it."""
+    container = pods(render(K8S / "rollout"))["rollout"]["spec"]["containers"][0]
+    (action,) = container["env"]
+    assert container["args"][0] == f"$({action['name']})"
+    arguments = [action["value"], *container["args"][1:]]
+    given = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    host, port = given["--triton"].split(":")
+    service = named(cpu, "Service", host)["spec"]
+    assert (service["clusterIP"], service["ports"][0]["port"]) == ("None", int(port))
+    probe = pods(cpu)["triton"]["spec"]["containers"][0]["startupProbe"]
+    assert float(given["--follow-seconds"]) >= probe["periodSeconds"] * probe["failureThreshold"] + 30
+    arguments[arguments.index("--triton") + 1] = "nobody.invalid:1"
     real = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "build_engine", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert "usage:" not in real.stderr
-    assert real.returncode not in (0, 1)
+    assert (real.returncode, "nobody.invalid" in real.stderr) == (8, True), real.stderr
 
 
 def test_every_pod_is_confined(overlay: list[Document]) -> None:
