@@ -12,9 +12,9 @@ from gateway.triton import TritonClient
 
 
 def routes(
-    triton: TritonClient, model: str, telemetry: Telemetry, drain: Drain, authenticator: Authenticator
+    triton: TritonClient, model: str, telemetry: Telemetry | None, drain: Drain, authenticator: Authenticator
 ) -> APIRouter:
-    """``/health/live``, ``/health/ready`` and ``/metrics``."""
+    """``/health/live``, ``/health/ready``, and ``/metrics`` unless ``telemetry`` has a port of its own (None)."""
     router = APIRouter(tags=["operations"])
 
     @router.get("/health/live")
@@ -31,6 +31,9 @@ def routes(
         if reason is not None:
             return JSONResponse({"status": "not ready", "reason": reason}, 503)
         return JSONResponse({"status": "ready"})
+
+    if telemetry is None:
+        return router
 
     @router.get("/metrics", response_class=Response)
     def metrics(request: Request) -> Response:

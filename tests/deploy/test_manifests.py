@@ -16,7 +16,13 @@ from gateway.settings import Settings
 from .conftest import K8S, ROOT, Document, named, of_kind, pods, render, with_components
 
 CUSTOM = {"PodMonitor", "ScaledObject"}
-COMPONENTS = ["components/keda", "components/monitors", "components/s3", "components/https-egress"]
+COMPONENTS = [
+    "components/keda",
+    "components/monitors",
+    "components/s3",
+    "components/https-egress",
+    "components/records",
+]
 
 
 def validate(documents: list[Document]) -> None:
@@ -274,6 +280,47 @@ def test_only_what_must_talk_may(overlay: list[Document]) -> None:
     assert not allowed(overlay, label["triton"], "redis", 6379)
     assert not allowed(overlay, label["triton"], "gateway", 8080)
     assert not allowed(overlay, {"app.kubernetes.io/name": "stranger"}, "triton", 8001)
+
+
+def test_metrics_are_for_prometheus(tmp_path: Path, overlay: list[Document]) -> None:
+    """Who names tenants and what they cost is on a port of its own, in no service, for the monitoring namespace only;
+    and that is where the monitor asks."""
+    port = int(gateway_settings(overlay)["TIDEGATE_METRICS_PORT"])
+    container = pods(overlay)["gateway"]["spec"]["containers"][0]
+    (name,) = [each["name"] for each in container["ports"] if each["containerPort"] == port]
+    assert name not in [each["targetPort"] for each in named(overlay, "Service", "gateway")["spec"]["ports"]]
+    doors = {
+        each["port"]: [
+            rule["from"]
+            for rule in named(overlay, "NetworkPolicy", "gateway")["spec"]["ingress"]
+            if each in rule["ports"]
+        ]
+        for rule in named(overlay, "NetworkPolicy", "gateway")["spec"]["ingress"]
+        for each in rule["ports"]
+    }
+    inside, outside = (
+        [[{"namespaceSelector": {"matchLabels": {f"tidegate.dev/{each}": "true"}}}]]
+        for each in ("monitoring", "ingress")
+    )
+    assert doors == {"http": outside, "grpc": outside, name: inside}
+    documents = with_components(tmp_path, "cpu", "components/monitors")
+    for pod, ports in (("gateway", [name]), ("triton", ["metrics"])):
+        endpoints = named(documents, "PodMonitor", pod)["spec"]["podMetricsEndpoints"]
+        assert [each["port"] for each in endpoints] == ports
+
+
+def test_records_are_written_where_they_stay(tmp_path: Path) -> None:
+    """Each gateway writes into a folder of its pod's name on the claim; no other setting is lost."""
+    documents = with_components(tmp_path, "cpu", "components/records")
+    settings, before = gateway_settings(documents), gateway_settings(render(K8S / "overlays" / "cpu"))
+    added = {name: Path(settings[name]).parent for name in settings.keys() - before.keys()}
+    assert {name: settings[name] for name in before} == before
+    assert set(added) == {"TIDEGATE_AUDIT_FILE", "TIDEGATE_FEEDBACK_FILE"}
+    (container,) = pods(documents)["gateway"]["spec"]["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "records"]
+    assert {str(each) for each in added.values()} == {mount["mountPath"]}
+    assert mount["subPathExpr"] == f"$({container['env'][0]['name']})"
+    assert named(documents, "PersistentVolumeClaim", "records")["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
 def test_gpu_pods_ask_for_a_gpu() -> None:
