@@ -11,18 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.prometheus.__main__ import TARGET, generated
 from gateway.settings import Settings
 
 from .conftest import K8S, ROOT, Document, named, of_kind, pods, render, with_components
 
-CUSTOM = {"PodMonitor", "ScaledObject"}
-COMPONENTS = [
-    "components/keda",
-    "components/monitors",
-    "components/s3",
-    "components/https-egress",
-    "components/records",
-]
+CUSTOM = {"PodMonitor", "PrometheusRule", "ScaledObject"}
+COMPONENTS = [f"components/{each.name}" for each in sorted((K8S / "components").iterdir())]
 
 
 def validate(documents: list[Document]) -> None:
@@ -47,8 +42,43 @@ def test_overlays_are_valid(overlay: list[Document]) -> None:
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_components_are_valid(tmp_path: Path, component: str) -> None:
-    """Each component goes with an overlay, and with all others."""
-    validate(with_components(tmp_path, "cpu", component))
+    """Each component goes with an overlay, and what it adds is in the overlay's namespace: a monitor or a policy elsewhere
+    would be about nothing."""
+    documents = with_components(tmp_path, "cpu", component)
+    validate(documents)
+    assert {each["metadata"].get("namespace") for each in documents if each["kind"] != "Namespace"} == {"tidegate"}
+
+
+def test_components_go_together(tmp_path: Path) -> None:
+    """All at once (`s3` brings `https-egress`), and nothing is lost of any."""
+    documents = with_components(tmp_path, "gpu", *(set(COMPONENTS) - {"components/https-egress"}))
+    validate(documents)
+    kinds = {each["kind"] for each in documents}
+    assert kinds >= CUSTOM
+    assert {"dashboards", "https-egress", "keda", "monitors", "records", "s3"} <= {
+        Path(each).name for each in COMPONENTS
+    }
+
+
+def test_a_cluster_gets_the_dashboards_and_the_rules(tmp_path: Path) -> None:
+    """Every dashboard and every file of rules as it is in the repository, labelled for Grafana's sidecar, and small
+    enough for `kubectl apply` to remember."""
+    documents = with_components(tmp_path, "cpu", "components/dashboards", "components/monitors")
+    shown = {
+        name: content
+        for each in of_kind(documents, "ConfigMap")
+        if each["metadata"].get("labels", {}).get("grafana_dashboard") == "1"
+        for name, content in each["data"].items()
+    }
+    folder = ROOT / "deploy" / "grafana" / "dashboards"
+    assert shown == {each.name: each.read_text(encoding="utf-8") for each in folder.glob("*.json")}
+    assert max(len(content.encode()) for content in shown.values()) < 200 << 10
+    rules = {each["metadata"]["name"].removeprefix("tidegate-"): each for each in of_kind(documents, "PrometheusRule")}
+    files = {each.stem: each for each in (ROOT / "deploy" / "prometheus" / "rules").glob("*.yml")}
+    assert {name: each["spec"] for name, each in rules.items()} == {
+        name: yaml.safe_load(each.read_text(encoding="utf-8")) for name, each in files.items()
+    }
+    assert TARGET.read_text(encoding="utf-8") == generated(), "python -m deploy.prometheus"
 
 
 @pytest.mark.parametrize(("folder", "name"), [("demo", "demo-model"), ("rollout", "rollout")])
