@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ def test_overlays_are_valid(overlay: list[Document]) -> None:
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_components_are_valid(tmp_path: Path, component: str) -> None:
-    """Each component goes with an overlay, and what it adds is in the overlay's namespace: a monitor or a policy elsewhere
-    would be about nothing."""
+    """Each component goes with an overlay, and what it adds is in the overlay's namespace: a monitor or a policy
+    elsewhere would be about nothing."""
     documents = with_components(tmp_path, "cpu", component)
     validate(documents)
     assert {each["metadata"].get("namespace") for each in documents if each["kind"] != "Namespace"} == {"tidegate"}
@@ -55,9 +56,11 @@ def test_components_go_together(tmp_path: Path) -> None:
     validate(documents)
     kinds = {each["kind"] for each in documents}
     assert kinds >= CUSTOM
-    assert {"dashboards", "https-egress", "keda", "monitors", "records", "s3"} <= {
-        Path(each).name for each in COMPONENTS
-    }
+    settings = gateway_settings(documents)
+    assert {"TIDEGATE_AUDIT_FILE", "TIDEGATE_TRACING_ENDPOINT"} <= set(settings)
+    args = pods(documents)["triton"]["spec"]["containers"][0]["args"]
+    assert [each for each in args if each.startswith("--model-repository=s3://")]
+    assert [each for each in args if each.startswith("--trace-config=")]
 
 
 def test_a_cluster_gets_the_dashboards_and_the_rules(tmp_path: Path) -> None:
@@ -351,6 +354,34 @@ def test_records_are_written_where_they_stay(tmp_path: Path) -> None:
     assert {str(each) for each in added.values()} == {mount["mountPath"]}
     assert mount["subPathExpr"] == f"$({container['env'][0]['name']})"
     assert named(documents, "PersistentVolumeClaim", "records")["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_traces_leave_the_cluster(tmp_path: Path, cpu: list[Document]) -> None:
+    """Gateways and Triton are told of one collector, and both may reach its namespace, on the port that they use."""
+    documents = with_components(tmp_path, "cpu", "components/tracing")
+    settings = gateway_settings(documents)
+    endpoint = settings["TIDEGATE_TRACING_ENDPOINT"]
+    assert {f"TIDEGATE_{name.upper()}" for name in Settings.model_fields} >= settings.keys()
+    args, plain = (pods(each)["triton"]["spec"]["containers"][0]["args"] for each in (documents, cpu))
+    assert args[: len(plain)] == plain
+    assert f"--trace-config=opentelemetry,url={endpoint}/v1/traces" in args
+    policy = named(documents, "NetworkPolicy", "tracing")["spec"]
+    (selected,) = policy["podSelector"]["matchExpressions"]
+    assert selected["values"] == ["gateway", "triton"]
+    (rule,) = policy["egress"]
+    assert [each["port"] for each in rule["ports"]] == [int(endpoint.rpartition(":")[2])]
+    assert rule["to"] == [{"namespaceSelector": {"matchLabels": {"tidegate.dev/tracing": "true"}}}]
+
+
+def test_https_egress_is_the_internet_only(tmp_path: Path) -> None:
+    """Neither a pod, a service, a node nor the API server's private address, nor the cloud's metadata."""
+    documents = with_components(tmp_path, "cpu", "components/https-egress")
+    (rule,) = named(documents, "NetworkPolicy", "https-egress")["spec"]["egress"]
+    (block,) = [each["ipBlock"] for each in rule["to"]]
+    closed = [ip_network(each) for each in block["except"]]
+    for address in ("10.96.0.1", "172.20.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254"):
+        assert any(ip_address(address) in each for each in closed), address
+    assert not any(ip_address("52.218.0.1") in each for each in closed)
 
 
 def test_gpu_pods_ask_for_a_gpu() -> None:
