@@ -18,6 +18,7 @@ from gateway.settings import Settings
 from .conftest import K8S, ROOT, Document, named, of_kind, pods, render, with_components
 
 CUSTOM = {"PodMonitor", "PrometheusRule", "ScaledObject"}
+JOBS = ["demo", "publish", "rollout"]
 COMPONENTS = [f"components/{each.name}" for each in sorted((K8S / "components").iterdir())]
 
 
@@ -84,12 +85,50 @@ def test_a_cluster_gets_the_dashboards_and_the_rules(tmp_path: Path) -> None:
     assert TARGET.read_text(encoding="utf-8") == generated(), "python -m deploy.prometheus"
 
 
-@pytest.mark.parametrize(("folder", "name"), [("demo", "demo-model"), ("rollout", "rollout")])
+@pytest.mark.parametrize(("folder", "name"), [("demo", "demo-model"), ("publish", "publish"), ("rollout", "rollout")])
 def test_jobs_are_valid(folder: str, name: str) -> None:
-    """The jobs that publish the demo model and that roll a version out."""
+    """The jobs that publish the demo model, or one's own, and that roll a version out."""
     documents = render(K8S / folder)
     validate(documents)
     hardened(pods(documents)[name]["spec"])
+
+
+def test_the_page_names_every_image_where_it_is_needed() -> None:
+    """The overlays that docs/kubernetes.md shows leave no image at a name without a registry, for the service and for
+    each job; and the page's list has every image."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    service, rollout = (yaml.safe_load(each) for each in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    images = {each["name"]: each for each in [*service["images"], *rollout["images"]]}
+    images["tidegate/demo"] = {"name": "tidegate/demo"}
+    for shown in ("overlays/cpu", "overlays/gpu", *JOBS):
+        wanted = {
+            container["image"].rpartition(":")[0]
+            for template in pods(render(K8S / shown)).values()
+            for container in template["spec"]["containers"]
+        } - {"redis"}
+        assert wanted <= images.keys()
+        assert all(f"`{each}`" in page for each in wanted)
+    for overlay in (service, rollout):
+        for resource in overlay["resources"] + overlay.get("components", []):
+            assert (ROOT / resource.removeprefix("../tidegate/") / "kustomization.yaml").is_file()
+
+
+def test_a_version_of_ones_own_gets_into_the_claim(tmp_path: Path) -> None:
+    """The page's commands copy into a folder that the job's pod may write, and publish into the repository that Triton
+    serves, with a command that is."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"exec job/publish -- python3 (.*)", page)
+    container = pods(render(K8S / "publish"))["publish"]["spec"]["containers"][0]
+    mounts = {each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")}
+    arguments = line.split()
+    given = dict(zip(arguments[3::2], arguments[4::2], strict=True))
+    assert {"/" + each.split("/")[1] for each in given.values()} <= mounts
+    triton = pods(render(K8S / "overlays" / "cpu"))["triton"]["spec"]["containers"][0]["args"]
+    assert f"--model-repository={given['--repository']}" in triton
+    arguments[arguments.index("--from") + 1] = str(tmp_path)
+    arguments[arguments.index("--repository") + 1] = str(tmp_path / "repository")
+    real = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (real.returncode, "is no version and no model" in real.stderr) == (2, True), real.stderr
 
 
 def test_a_rollout_reaches_triton_and_nothing_else(cpu: list[Document]) -> None:
@@ -149,7 +188,7 @@ def hardened(spec: Document) -> None:
         assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""})
 
 
-@pytest.mark.parametrize("shipped", ["overlays/cpu", "overlays/gpu", "demo", "rollout", *COMPONENTS])
+@pytest.mark.parametrize("shipped", ["overlays/cpu", "overlays/gpu", *JOBS, *COMPONENTS])
 def test_no_pod_is_evicted_for_what_it_may_write(tmp_path: Path, shipped: str) -> None:
     """What a pod's folders may hold, on disk or in memory, is below its limit: beyond it the kubelet ends the pod."""
     documents = with_components(tmp_path, "gpu", shipped) if shipped in COMPONENTS else render(K8S / shipped)
