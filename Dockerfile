@@ -14,7 +14,8 @@ RUN python -m venv --without-pip /opt/tidegate \
 # ---- the gateway: no pip, no compiler, no torch; everything it writes is standard output
 FROM python AS gateway
 RUN pip uninstall --yes --quiet setuptools wheel pip \
-    && useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tidegate
+    && useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tidegate \
+    && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/tidegate
 ENV PATH=/opt/tidegate/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -25,7 +26,7 @@ COPY gateway /app/gateway
 RUN python -m compileall -q /app /opt/tidegate/lib
 WORKDIR /app
 USER 10001:10001
-EXPOSE 8080
+EXPOSE 8080 8081 8082
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('TIDEGATE_PORT', '8080')}/health/live\", timeout=2)"]
 ENTRYPOINT ["python", "-m", "gateway"]

@@ -6,6 +6,7 @@
     move      Triton loads the version itself; when it is ready, new requests go there and the old one takes none
     commit    config.pbtxt names it, for every Triton that starts from now on
     drain     the old version ends what it has begun, and Triton lets it go
+    follow    a Triton that started before the commit, and was not there to be moved, is brought along
 
 There is no state but Triton's and ``config.pbtxt``'s. Until *move* nothing has changed; behind it every step can be
 taken again. Killed anywhere, something that passed its proof serves, and the same command run again finishes (or the
@@ -32,13 +33,15 @@ from build_engine.triton_control import Triton
 
 CANDIDATE_SUFFIX = ".candidate"
 POLL_SECONDS = 0.2
+FOLLOW_SECONDS = 5.0
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Rollout:
     """What a rollout works on. ``seen_as`` is the repository's path as Triton sees it; ``goldens`` replace the
-    version's own; ``keep_old`` is how many versions beside the served one survive (None: all)."""
+    version's own; ``keep_old`` is how many versions beside the served one survive (None: all). ``found`` are the
+    Tritons that are there now, for ``follow_seconds`` after the commit and at least once."""
 
     repository: Path
     name: str
@@ -48,6 +51,8 @@ class Rollout:
     answer_seconds: float = 60.0
     drain_seconds: float = 300.0
     keep_old: int | None = None
+    found: Callable[[], tuple[Triton, ...]] = tuple
+    follow_seconds: float = 0.0
     say: Say = field(default=lambda line: None)
 
     @property
@@ -177,7 +182,9 @@ def _serve(rollout: Rollout, target: Target, *, trusted: bool) -> dict[str, Any]
         for triton in moved:
             _put_back(rollout, triton, before[triton], old[triton])
         raise
+    deadline = time.monotonic() + rollout.follow_seconds
     drained = {triton.address: _drain(rollout, triton, before[triton]) for triton in pending}
+    drained |= _follow(rollout, target, config, deadline)
     return {
         "model": rollout.name,
         "version": target.number,
@@ -266,6 +273,45 @@ def _drain(rollout: Rollout, triton: Triton, old: int | None) -> bool:
             rollout.say(f"drain: version {old} at {triton.address} ends what it has begun")
         time.sleep(POLL_SECONDS)
     return True
+
+
+def _follow(rollout: Rollout, target: Target, config: Any, deadline: float) -> dict[str, bool]:
+    """Bring along, until ``deadline`` and until nobody is behind, who read ``config.pbtxt`` before the commit and was
+    ready only after it; by address, as :func:`_drain`. Raises :class:`Refused` for one that stays behind."""
+    drained = {}
+    while True:
+        over = time.monotonic() >= deadline
+        behind = _behind(rollout, target)
+        for triton, old in behind.items():
+            rollout.say(f"follow: {triton.address} loads version {target.number}")
+            try:
+                triton.load(rollout.name, config)
+                _answers(rollout, triton, target)
+                drained[triton.address] = _drain(rollout, triton, old)
+            except TritonError as error:
+                if over:
+                    raise
+                rollout.say(f"follow: {error}")
+        if over and not behind:
+            return drained
+        if not behind:
+            time.sleep(min(FOLLOW_SECONDS, max(deadline - time.monotonic(), 0.0)))
+
+
+def _behind(rollout: Rollout, target: Target) -> dict[Triton, int | None]:
+    """Who serves another version, and which. Who cannot be reached is leaving or starting, and who starts now serves
+    what is committed."""
+    behind: dict[Triton, int | None] = {}
+    try:
+        found = rollout.found()
+    except TritonError as error:
+        rollout.say(f"follow: {error}")
+        return behind
+    for triton in found:
+        with contextlib.suppress(TritonError):
+            if not _serves(rollout, triton, target):
+                behind[triton] = triton.serving(rollout.name)
+    return behind
 
 
 def _prune(rollout: Rollout, number: int, replaces: int | None) -> list[int]:

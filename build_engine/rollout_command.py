@@ -8,7 +8,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from build_engine.errors import PublishError
 from build_engine.listing import as_table, listing
 from build_engine.publish import versions
 from build_engine.rollout import Rollout, promote, publish_from, roll_back
-from build_engine.triton_control import Triton
+from build_engine.triton_control import Triton, addresses
 
 DEFAULT_TRITON = "127.0.0.1:8001"
 
@@ -44,7 +44,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     look.add_argument("--repository", type=Path, required=True)
     look.add_argument("--name", help="all models if not given")
     look.add_argument(
-        "--triton", action="append", metavar="HOST:PORT", help="Triton's gRPC; repeatable; not asked if none"
+        "--triton", action="append", metavar="HOST:PORT", help="its gRPC, as for promote; repeatable; not asked if none"
     )
     look.add_argument("--json", action="store_true", help="one JSON object a model, one a line")
     look.set_defaults(run=_list)
@@ -57,7 +57,7 @@ def _add_rollout(parser: argparse.ArgumentParser) -> None:
         "--triton",
         action="append",
         metavar="HOST:PORT",
-        help=f"its gRPC; one for each server; {DEFAULT_TRITON} if none",
+        help=f"its gRPC, at every address of the name; repeatable; {DEFAULT_TRITON} if none",
     )
     parser.add_argument(
         "--triton-repository", type=Path, metavar="DIR", help="the repository as Triton sees it, if elsewhere"
@@ -69,6 +69,12 @@ def _add_rollout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load-seconds", type=float, default=600.0, help="loading a version may take this long")
     parser.add_argument(
         "--drain-seconds", type=float, default=300.0, help="wait this long for the old version's answers"
+    )
+    parser.add_argument(
+        "--follow-seconds",
+        type=float,
+        default=0.0,
+        help="look so long after the commit for Tritons that have come meanwhile with what was served before",
     )
 
 
@@ -105,9 +111,9 @@ def _list(options: argparse.Namespace) -> int:
     models = [model for model in models if versions(model)]
     if not models:
         raise PublishError(f"{options.repository} holds no {'model ' + options.name if options.name else 'model'}")
-    with _tritons(options.triton or [], 10.0) as tritons:
+    with _tritons(options.triton or [], 10.0) as found:
         for model in models:
-            report = listing(model, tritons)
+            report = listing(model, found())
             sys.stdout.write(f"{json.dumps(report) if options.json else as_table(report)}\n")
     return 0
 
@@ -120,25 +126,34 @@ def _rollout(options: argparse.Namespace) -> Iterator[Rollout]:
         sys.stderr.write(f"{time.monotonic() - began:6.1f} s  {line}\n")
         sys.stderr.flush()
 
-    with _tritons(options.triton or [DEFAULT_TRITON], options.load_seconds) as tritons:
+    with _tritons(options.triton or [DEFAULT_TRITON], options.load_seconds) as found:
         yield Rollout(
             repository=options.repository,
             name=options.name,
-            tritons=tritons,
+            tritons=found(),
             seen_as=options.triton_repository or options.repository.resolve(),
             goldens=options.goldens,
             answer_seconds=options.answer_seconds,
             drain_seconds=options.drain_seconds,
             keep_old=options.keep_old,
+            found=found,
+            follow_seconds=options.follow_seconds,
             say=say,
         )
 
 
 @contextlib.contextmanager
-def _tritons(addresses: list[str], load_seconds: float) -> Iterator[tuple[Triton, ...]]:
-    tritons = tuple(Triton(address, load_seconds) for address in dict.fromkeys(addresses))
+def _tritons(names: list[str], load_seconds: float) -> Iterator[Callable[[], tuple[Triton, ...]]]:
+    """Who ``names`` stand for at each call."""
+    known: dict[str, Triton] = {}
+
+    def found() -> tuple[Triton, ...]:
+        now = addresses(names)
+        known.update({address: Triton(address, load_seconds) for address in now if address not in known})
+        return tuple(known[address] for address in now)
+
     try:
-        yield tritons
+        yield found
     finally:
-        for triton in tritons:
+        for triton in known.values():
             triton.close()

@@ -6,9 +6,10 @@ Triton that starts again finds only the served version."""
 
 from __future__ import annotations
 
+import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tritonclient.grpc import service_pb2_grpc
 from build_engine.errors import Refused, TritonError
 
 PROBE_SECONDS = 10.0
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
 AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED)
 CANDIDATE = '''"""A version under trial, opened where it lies."""
 
@@ -36,6 +38,26 @@ class TritonPythonModel(_Model):
         super().initialize({{**args, "model_repository": str(VERSION.parent), "model_version": VERSION.name}})
 '''
 KINDS = {"text_input": "BYTES", "max_tokens": "INT32", "stream": "BOOL", "add_special_tokens": "BOOL"}
+
+
+def addresses(names: Iterable[str], look_up: Callable[..., Any] = socket.getaddrinfo) -> list[str]:
+    """Every address that each ``host:port`` stands for, IPv6 only where there is no other: a name may be several
+    Tritons. What is no ``host:port`` stays as it is. Raises :class:`TritonError` for a name that nobody knows."""
+    found: dict[str, None] = {}
+    for name in names:
+        host, _, port = name.rpartition(":")
+        if not port.isdigit():
+            found[name] = None
+            continue
+        try:
+            answers = look_up(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise TritonError(f"Triton at {name}: {error.strerror}") from None
+        by_family = {family: [each[4][0] for each in answers if each[0] == family] for family in FAMILIES}
+        found |= {f"{each}:{port}": None for each in sorted(by_family[socket.AF_INET])} or {
+            f"[{each}]:{port}": None for each in sorted(by_family[socket.AF_INET6])
+        }
+    return list(found)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from gateway.access.issuers import IssuerPart, KeyPart, read_issuers
 from gateway.edge import feedback as feedback_edge
 from gateway.edge import http, openai, openai_models, openai_moderations, operations, problems
 from gateway.edge.asking import Limits
+from gateway.edge.metrics_port import serving_metrics
 from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
 from gateway.edge.openai_schemas import ChatBody, CompletionBody, ModerationBody
 from gateway.edge.plain import Endpoint, PlainRoutes, describe
@@ -106,13 +107,16 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
             limits=_grpc_limits(settings),
             tracer=tracer,
         )
-        app.include_router(operations.routes(parts.readiness, telemetry))
+        app.include_router(operations.routes(parts.readiness, None if settings.metrics_port else telemetry))
         seconds = settings.policy_reload_seconds
         async with (
             authenticator.running(),
             watching(settings.policy_file, seconds, policy, telemetry, services),
             quota_reload.watching(settings.quota_file, seconds, quotas, telemetry),
             _kept(certificate, telemetry),
+            serving_metrics(
+                settings.metrics_host or settings.host, settings.metrics_port, telemetry, shared=settings.workers > 1
+            ),
         ):
             try:
                 async with _grpc_door(settings, parts, certificate, triton_ca):

@@ -69,6 +69,10 @@ class Settings(BaseSettings):
         {},
         description="JSON: for a model, the only tensors of its that are text; `[]` is none. Elsewhere all BYTES are",
     )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="port of `/metrics` alone, without TLS; 0 leaves it on the HTTP port"
+    )
+    metrics_host: str | None = Field(None, description="address of that port, if not that of the HTTP one")
     tls_cert_file: Path | None = Field(
         None, description="certificate chain (PEM) of both doors; read again when it changes"
     )

@@ -9,8 +9,8 @@ from gateway.readiness import Readiness
 from gateway.telemetry import Telemetry
 
 
-def routes(readiness: Readiness, telemetry: Telemetry) -> APIRouter:
-    """``/health/live``, ``/health/ready`` and ``/metrics``."""
+def routes(readiness: Readiness, telemetry: Telemetry | None) -> APIRouter:
+    """``/health/live``, ``/health/ready``, and ``/metrics`` unless ``telemetry`` has a port of its own (None)."""
     router = APIRouter(tags=["operations"])
 
     @router.get("/health/live")
@@ -26,6 +26,9 @@ def routes(readiness: Readiness, telemetry: Telemetry) -> APIRouter:
         if reason is not None:
             return JSONResponse({"status": "not ready", "reason": reason}, 503)
         return JSONResponse({"status": "ready"})
+
+    if telemetry is None:
+        return router
 
     @router.get("/metrics", response_class=Response)
     def metrics(request: Request) -> Response:

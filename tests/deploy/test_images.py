@@ -24,6 +24,8 @@ from deploy.images import dockerfile
 from deploy.images.dockerfile import Stage
 from deploy.local import triton_server
 from gateway.settings import Settings
+from gateway.telemetry.prices import read_prices
+from gateway.traffic.quotas.config import read_quotas
 
 from .conftest import ROOT, Document, pods, tool
 
@@ -121,18 +123,15 @@ def test_a_profile_picks_the_processor() -> None:
     assert set(cpu["services"]) == set(SERVED)
     assert set(gpu["services"]) == {*SERVED, "triton-gpu"} - {"triton"}
     one, other = cpu["services"]["triton"], gpu["services"]["triton-gpu"]
-    assert other["networks"]["inside"]["aliases"] == ["triton"]
     assert other["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
-    differ = ("networks", "profiles", "deploy")
+    differ = ("profiles", "deploy")
     assert {key: one[key] for key in one if key not in differ} == {
         key: other[key] for key in other if key not in differ
     }
 
 
 def test_every_service_is_confined() -> None:
-    """A read-only image, no capability, no new privilege, bounds, a pinned version; ports on loopback; and Triton and
-    Redis reach and are reached from the inside only.
-    """
+    """A read-only image, no capability, no new privilege, bounds, a pinned version; ports on loopback."""
     whole = compose("--profile", "*")
     for name, service in whole["services"].items():
         assert service["read_only"] is True, name
@@ -143,10 +142,59 @@ def test_every_service_is_confined() -> None:
         assert re.search(r":v?\d+\.\d+\.\d+(-alpine)?$", service["image"]), service["image"]
         for port in service.get("ports", []):
             assert port["host_ip"] == "127.0.0.1"
-    assert whole["networks"]["inside"]["internal"] is True
+
+
+def test_who_shares_a_network_has_something_to_say() -> None:
+    """Triton and Redis reach nothing outside and are not published. Redis is with the gateway only, Triton's gRPC and
+    so its model control with the gateway and a rollout; Prometheus is with whom it asks, and who asks it is not.
+    """
+    whole = compose("--profile", "*")
+    services = whole["services"]
+
+    def members(network: str) -> set[str]:
+        return {name for name, each in services.items() if network in (each.get("networks") or {})}
+
     for name in ("triton", "triton-gpu", "redis"):
-        assert set(whole["services"][name]["networks"]) == {"inside"}
-        assert "ports" not in whole["services"][name]
+        assert "ports" not in services[name]
+        assert all(whole["networks"][each]["internal"] for each in services[name]["networks"])
+    tritons = {"triton", "triton-gpu"}
+    assert members("model") == {"gateway", "rollout", *tritons}
+    assert members("state") == {"gateway", "redis"}
+    assert members("metrics") == {"gateway", "prometheus", *tritons}
+    assert members("watching") == {"prometheus", "grafana", "alertmanager"}
+    assert members("outside") == {"gateway"}
+    host, _ = services["gateway"]["environment"]["TIDEGATE_TRITON_URL"].split(":")
+    for name in tritons:
+        aliases = {network: each["aliases"] for network, each in services[name]["networks"].items()}
+        assert [network for network, names in aliases.items() if host in names] == ["model"]
+        assert f"--grpc-address={host}" in services[name]["command"]
+        assert "--http-address=127.0.0.1" in services[name]["command"]
+
+
+def test_files_that_settings_name_are_there() -> None:
+    """What Compose's gateway reads is mounted from the repository and can be used; what it writes is on a volume that
+    its user owns in the image.
+    """
+    gateway = compose()["services"]["gateway"]
+    mounts = {each["target"]: each for each in gateway["volumes"]}
+    settings = {
+        name.removeprefix("TIDEGATE_").lower(): Path(value)
+        for name, value in gateway["environment"].items()
+        if name.endswith("_FILE") and not value.startswith("/run/secrets/")
+    }
+    assert set(settings) == {"policy_file", "quota_file", "price_file", "audit_file", "feedback_file"}
+    for name in ("audit_file", "feedback_file"):
+        assert mounts[str(settings[name].parent)]["type"] == "volume"
+        assert f"--owner=10001 --group=10001 --mode=0700 {settings[name].parent}" in (ROOT / "Dockerfile").read_text()
+    read = {
+        name: Path(mounts[str(settings[name].parent)]["source"]) / settings[name].name
+        for name in settings
+        if mounts[str(settings[name].parent)]["type"] == "bind"
+    }
+    assert read["policy_file"].is_file()
+    limits = read_quotas(read["quota_file"]).limits("anybody", "")
+    assert all(limits.values()), "one tenant could take everything"
+    assert Settings.model_fields["model"].default in read_prices(read["price_file"])
 
 
 def test_secrets_are_files() -> None:
@@ -198,7 +246,7 @@ def test_prometheus_and_grafana_find_each_other() -> None:
     ]
     datasource = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text())
     targets.append(datasource["datasources"][0]["url"].removeprefix("http://"))
-    assert {"gateway:8080", "triton:8002"} <= set(targets)
+    assert {f"gateway:{services['gateway']['environment']['TIDEGATE_METRICS_PORT']}", "triton:8002"} <= set(targets)
     assert {target.split(":")[0] for target in targets} <= {*services, "localhost"}
     provider = yaml.safe_load((ROOT / "deploy/grafana/provisioning/dashboards/tidegate.yml").read_text())["providers"][
         0
@@ -208,17 +256,22 @@ def test_prometheus_and_grafana_find_each_other() -> None:
 
 
 def test_triton_is_started_the_same_everywhere(stages: dict[str, Stage], cpu: list[Document]) -> None:
-    """The image's command is the Kubernetes arguments."""
-    assert stages["triton"].last("CMD") == pods(cpu)["triton"]["spec"]["containers"][0]["args"]
+    """The image's command is the Kubernetes arguments, and Compose's but for where it listens."""
+    command = stages["triton"].last("CMD")
+    assert command == pods(cpu)["triton"]["spec"]["containers"][0]["args"]
+    in_compose = compose()["services"]["triton"]["command"]
+    assert [each for each in in_compose if "-address=" not in each] == command
 
 
 def test_triton_takes_its_arguments(stages: dict[str, Stage], tmp_path: Path) -> None:
-    """A real Triton starts with the image's command (on a repository without a model, and ports of its own), is well by
-    the image's own check, and ends by itself when told to.
+    """A real Triton starts with Compose's command, which is the image's and addresses (on a repository without a model,
+    ports of its own, and a name of this machine), is well by the image's own check, shows gRPC and HTTP on their own
+    addresses and its metrics on all, and ends by itself when told to.
     """
     ports = _free_ports(3)
     command = triton_server.command(tmp_path, tmp_path / "run", triton_server.Ports(*ports))
-    _, *arguments = stages["triton"].last("CMD")
+    _, *arguments = [each.replace("triton-grpc", "localhost") for each in compose()["services"]["triton"]["command"]]
+    assert set(stages["triton"].last("CMD")[1:]) < set(arguments)
     known = subprocess.run(
         [command[0], "--help"], env=triton_server.environment(), capture_output=True, text=True, check=False
     )
@@ -239,6 +292,8 @@ def test_triton_takes_its_arguments(stages: dict[str, Stage], tmp_path: Path) ->
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        open_elsewhere = [_open("127.0.0.2", port) for port in ports]
+        assert (_open("127.0.0.1", ports[1]), open_elsewhere) == (True, [False, False, True])
     finally:
         process.terminate()
         assert process.wait(timeout=30) == 0
@@ -274,6 +329,14 @@ def test_the_gateway_runs_on_its_packages_alone(stages: dict[str, Stage], tmp_pa
     finally:
         process.terminate()
         process.wait(timeout=15)
+
+
+def _open(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _well(url: str) -> bool:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from deploy.prometheus.__main__ import TARGET, generated
 from gateway.settings import Settings
 
 from .conftest import K8S, ROOT, Document, named, of_kind, pods, render, with_components
 
-CUSTOM = {"PodMonitor", "ScaledObject"}
-COMPONENTS = ["components/keda", "components/monitors", "components/s3", "components/https-egress"]
+CUSTOM = {"PodMonitor", "PrometheusRule", "ScaledObject"}
+JOBS = ["demo", "publish", "rollout"]
+COMPONENTS = [f"components/{each.name}" for each in sorted((K8S / "components").iterdir())]
 
 
 def validate(documents: list[Document]) -> None:
@@ -41,16 +44,91 @@ def test_overlays_are_valid(overlay: list[Document]) -> None:
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_components_are_valid(tmp_path: Path, component: str) -> None:
-    """Each component goes with an overlay, and with all others."""
-    validate(with_components(tmp_path, "cpu", component))
+    """Each component goes with an overlay, and what it adds is in the overlay's namespace: a monitor or a policy
+    elsewhere would be about nothing."""
+    documents = with_components(tmp_path, "cpu", component)
+    validate(documents)
+    assert {each["metadata"].get("namespace") for each in documents if each["kind"] != "Namespace"} == {"tidegate"}
 
 
-@pytest.mark.parametrize(("folder", "name"), [("demo", "demo-model"), ("rollout", "rollout")])
+def test_components_go_together(tmp_path: Path) -> None:
+    """All at once (`s3` brings `https-egress`), and nothing is lost of any."""
+    documents = with_components(tmp_path, "gpu", *(set(COMPONENTS) - {"components/https-egress"}))
+    validate(documents)
+    kinds = {each["kind"] for each in documents}
+    assert kinds >= CUSTOM
+    settings = gateway_settings(documents)
+    assert {"TIDEGATE_AUDIT_FILE", "TIDEGATE_TRACING_ENDPOINT"} <= set(settings)
+    args = pods(documents)["triton"]["spec"]["containers"][0]["args"]
+    assert [each for each in args if each.startswith("--model-repository=s3://")]
+    assert [each for each in args if each.startswith("--trace-config=")]
+
+
+def test_a_cluster_gets_the_dashboards_and_the_rules(tmp_path: Path) -> None:
+    """Every dashboard and every file of rules as it is in the repository, labelled for Grafana's sidecar, and small
+    enough for `kubectl apply` to remember."""
+    documents = with_components(tmp_path, "cpu", "components/dashboards", "components/monitors")
+    shown = {
+        name: content
+        for each in of_kind(documents, "ConfigMap")
+        if each["metadata"].get("labels", {}).get("grafana_dashboard") == "1"
+        for name, content in each["data"].items()
+    }
+    folder = ROOT / "deploy" / "grafana" / "dashboards"
+    assert shown == {each.name: each.read_text(encoding="utf-8") for each in folder.glob("*.json")}
+    assert max(len(content.encode()) for content in shown.values()) < 200 << 10
+    rules = {each["metadata"]["name"].removeprefix("tidegate-"): each for each in of_kind(documents, "PrometheusRule")}
+    files = {each.stem: each for each in (ROOT / "deploy" / "prometheus" / "rules").glob("*.yml")}
+    assert {name: each["spec"] for name, each in rules.items()} == {
+        name: yaml.safe_load(each.read_text(encoding="utf-8")) for name, each in files.items()
+    }
+    assert TARGET.read_text(encoding="utf-8") == generated(), "python -m deploy.prometheus"
+
+
+@pytest.mark.parametrize(("folder", "name"), [("demo", "demo-model"), ("publish", "publish"), ("rollout", "rollout")])
 def test_jobs_are_valid(folder: str, name: str) -> None:
-    """The jobs that publish the demo model and that roll a version out."""
+    """The jobs that publish the demo model, or one's own, and that roll a version out."""
     documents = render(K8S / folder)
     validate(documents)
     hardened(pods(documents)[name]["spec"])
+
+
+def test_the_page_names_every_image_where_it_is_needed() -> None:
+    """The overlays that docs/kubernetes.md shows leave no image at a name without a registry, for the service and for
+    each job; and the page's list has every image."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    service, rollout = (yaml.safe_load(each) for each in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    images = {each["name"]: each for each in [*service["images"], *rollout["images"]]}
+    images["tidegate/demo"] = {"name": "tidegate/demo"}
+    for shown in ("overlays/cpu", "overlays/gpu", *JOBS):
+        wanted = {
+            container["image"].rpartition(":")[0]
+            for template in pods(render(K8S / shown)).values()
+            for container in template["spec"]["containers"]
+        } - {"redis"}
+        assert wanted <= images.keys()
+        assert all(f"`{each}`" in page for each in wanted)
+    for overlay in (service, rollout):
+        for resource in overlay["resources"] + overlay.get("components", []):
+            assert (ROOT / resource.removeprefix("../tidegate/") / "kustomization.yaml").is_file()
+
+
+def test_a_version_of_ones_own_gets_into_the_claim(tmp_path: Path) -> None:
+    """The page's commands copy into a folder that the job's pod may write, and publish into the repository that Triton
+    serves, with a command that is."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"exec job/publish -- python3 (.*)", page)
+    container = pods(render(K8S / "publish"))["publish"]["spec"]["containers"][0]
+    mounts = {each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")}
+    arguments = line.split()
+    given = dict(zip(arguments[3::2], arguments[4::2], strict=True))
+    assert {"/" + each.split("/")[1] for each in given.values()} <= mounts
+    triton = pods(render(K8S / "overlays" / "cpu"))["triton"]["spec"]["containers"][0]["args"]
+    assert f"--model-repository={given['--repository']}" in triton
+    arguments[arguments.index("--from") + 1] = str(tmp_path)
+    arguments[arguments.index("--repository") + 1] = str(tmp_path / "repository")
+    real = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (real.returncode, "is no version and no model" in real.stderr) == (2, True), real.stderr
 
 
 def test_a_rollout_reaches_triton_and_nothing_else(cpu: list[Document]) -> None:
@@ -61,29 +139,24 @@ def test_a_rollout_reaches_triton_and_nothing_else(cpu: list[Document]) -> None:
     assert not allowed(cpu, label, "redis", 6379)
 
 
-def test_a_rollout_names_every_pod(tmp_path: Path) -> None:
-    """The job's command, where the name stands for two addresses, each told three times as getent does, asks both."""
-    lookup = tmp_path / "getent"
-    told = "\\n".join(
-        f"{address} {kind} triton" for address in ("127.0.0.2", "127.0.0.3") for kind in ("STREAM", "RAW")
-    )
-    lookup.write_text(f'#!/bin/sh\n[ "$*" = "ahostsv4 triton" ] && printf "{told}\\n"\n')
-    lookup.chmod(0o755)
-    python = tmp_path / "python3"
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    python.chmod(0o755)
-    command = pods(render(K8S / "rollout"))["rollout"]["spec"]["containers"][0]["command"]
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "ACTION": "promote"}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    _, module, *arguments = done.stdout.splitlines()
-    assert module == "build_engine"
-    assert arguments[-4:] == ["--triton", "127.0.0.2:8001", "--triton", "127.0.0.3:8001"]
-    arguments[arguments.index("--repository") + 1] = str(tmp_path)
+def test_a_rollout_waits_for_every_pod_that_may_have_read_what_was_served(cpu: list[Document]) -> None:
+    """The job's arguments are the command's, its name is the headless one, and it looks for longer than a pod may take
+    to be ready and the names' cache to tell of it."""
+    container = pods(render(K8S / "rollout"))["rollout"]["spec"]["containers"][0]
+    (action,) = container["env"]
+    assert container["args"][0] == f"$({action['name']})"
+    arguments = [action["value"], *container["args"][1:]]
+    given = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    host, port = given["--triton"].split(":")
+    service = named(cpu, "Service", host)["spec"]
+    assert (service["clusterIP"], service["ports"][0]["port"]) == ("None", int(port))
+    probe = pods(cpu)["triton"]["spec"]["containers"][0]["startupProbe"]
+    assert float(given["--follow-seconds"]) >= probe["periodSeconds"] * probe["failureThreshold"] + 30
+    arguments[arguments.index("--triton") + 1] = "nobody.invalid:1"
     real = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "build_engine", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert "usage:" not in real.stderr
-    assert real.returncode not in (0, 1)
+    assert (real.returncode, "nobody.invalid" in real.stderr) == (8, True), real.stderr
 
 
 def test_every_pod_is_confined(overlay: list[Document]) -> None:
@@ -113,6 +186,24 @@ def hardened(spec: Document) -> None:
     for volume in spec["volumes"]:
         assert "hostPath" not in volume
         assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""})
+
+
+@pytest.mark.parametrize("shipped", ["overlays/cpu", "overlays/gpu", *JOBS, *COMPONENTS])
+def test_no_pod_is_evicted_for_what_it_may_write(tmp_path: Path, shipped: str) -> None:
+    """What a pod's folders may hold, on disk or in memory, is below its limit: beyond it the kubelet ends the pod."""
+    documents = with_components(tmp_path, "gpu", shipped) if shipped in COMPONENTS else render(K8S / shipped)
+    assert pods(documents)
+    for name, template in pods(documents).items():
+        folders = [each["emptyDir"] for each in template["spec"]["volumes"] if "emptyDir" in each]
+        (container,) = template["spec"]["containers"]
+        for resource, medium in (("ephemeral-storage", ""), ("memory", "Memory")):
+            held = sum(_bytes(each["sizeLimit"]) for each in folders if each.get("medium", "") == medium)
+            assert held < _bytes(container["resources"]["limits"][resource]), (name, resource)
+
+
+def _bytes(quantity: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)([KMGT]i)", quantity).groups()  # type: ignore[union-attr]
+    return int(number) << {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}[unit]
 
 
 def test_probes_mean_something(overlay: list[Document]) -> None:
@@ -261,6 +352,75 @@ def test_only_what_must_talk_may(overlay: list[Document]) -> None:
     assert not allowed(overlay, label["triton"], "redis", 6379)
     assert not allowed(overlay, label["triton"], "gateway", 8080)
     assert not allowed(overlay, {"app.kubernetes.io/name": "stranger"}, "triton", 8001)
+
+
+def test_metrics_are_for_prometheus(tmp_path: Path, overlay: list[Document]) -> None:
+    """Who names tenants and what they cost is on a port of its own, in no service, for the monitoring namespace only;
+    and that is where the monitor asks."""
+    port = int(gateway_settings(overlay)["TIDEGATE_METRICS_PORT"])
+    container = pods(overlay)["gateway"]["spec"]["containers"][0]
+    (name,) = [each["name"] for each in container["ports"] if each["containerPort"] == port]
+    assert name not in [each["targetPort"] for each in named(overlay, "Service", "gateway")["spec"]["ports"]]
+    doors = {
+        each["port"]: [
+            rule["from"]
+            for rule in named(overlay, "NetworkPolicy", "gateway")["spec"]["ingress"]
+            if each in rule["ports"]
+        ]
+        for rule in named(overlay, "NetworkPolicy", "gateway")["spec"]["ingress"]
+        for each in rule["ports"]
+    }
+    inside, outside = (
+        [[{"namespaceSelector": {"matchLabels": {f"tidegate.dev/{each}": "true"}}}]]
+        for each in ("monitoring", "ingress")
+    )
+    assert doors == {"http": outside, "grpc": outside, name: inside}
+    documents = with_components(tmp_path, "cpu", "components/monitors")
+    for pod, ports in (("gateway", [name]), ("triton", ["metrics"])):
+        endpoints = named(documents, "PodMonitor", pod)["spec"]["podMetricsEndpoints"]
+        assert [each["port"] for each in endpoints] == ports
+
+
+def test_records_are_written_where_they_stay(tmp_path: Path) -> None:
+    """Each gateway writes into a folder of its pod's name on the claim; no other setting is lost."""
+    documents = with_components(tmp_path, "cpu", "components/records")
+    settings, before = gateway_settings(documents), gateway_settings(render(K8S / "overlays" / "cpu"))
+    added = {name: Path(settings[name]).parent for name in settings.keys() - before.keys()}
+    assert {name: settings[name] for name in before} == before
+    assert set(added) == {"TIDEGATE_AUDIT_FILE", "TIDEGATE_FEEDBACK_FILE"}
+    (container,) = pods(documents)["gateway"]["spec"]["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "records"]
+    assert {str(each) for each in added.values()} == {mount["mountPath"]}
+    assert mount["subPathExpr"] == f"$({container['env'][0]['name']})"
+    assert named(documents, "PersistentVolumeClaim", "records")["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_traces_leave_the_cluster(tmp_path: Path, cpu: list[Document]) -> None:
+    """Gateways and Triton are told of one collector, and both may reach its namespace, on the port that they use."""
+    documents = with_components(tmp_path, "cpu", "components/tracing")
+    settings = gateway_settings(documents)
+    endpoint = settings["TIDEGATE_TRACING_ENDPOINT"]
+    assert {f"TIDEGATE_{name.upper()}" for name in Settings.model_fields} >= settings.keys()
+    args, plain = (pods(each)["triton"]["spec"]["containers"][0]["args"] for each in (documents, cpu))
+    assert args[: len(plain)] == plain
+    assert f"--trace-config=opentelemetry,url={endpoint}/v1/traces" in args
+    policy = named(documents, "NetworkPolicy", "tracing")["spec"]
+    (selected,) = policy["podSelector"]["matchExpressions"]
+    assert selected["values"] == ["gateway", "triton"]
+    (rule,) = policy["egress"]
+    assert [each["port"] for each in rule["ports"]] == [int(endpoint.rpartition(":")[2])]
+    assert rule["to"] == [{"namespaceSelector": {"matchLabels": {"tidegate.dev/tracing": "true"}}}]
+
+
+def test_https_egress_is_the_internet_only(tmp_path: Path) -> None:
+    """Neither a pod, a service, a node nor the API server's private address, nor the cloud's metadata."""
+    documents = with_components(tmp_path, "cpu", "components/https-egress")
+    (rule,) = named(documents, "NetworkPolicy", "https-egress")["spec"]["egress"]
+    (block,) = [each["ipBlock"] for each in rule["to"]]
+    closed = [ip_network(each) for each in block["except"]]
+    for address in ("10.96.0.1", "172.20.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254"):
+        assert any(ip_address(address) in each for each in closed), address
+    assert not any(ip_address("52.218.0.1") in each for each in closed)
 
 
 def test_gpu_pods_ask_for_a_gpu() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 from typing import Any
 
 import httpx
@@ -16,10 +17,12 @@ import pytest
 
 from benchmarks.load import under_load
 from build_engine import manifest as manifests
+from build_engine.errors import TritonError
 from build_engine.listing import listing
 from build_engine.pipeline import build
 from build_engine.recipe import Recipe
-from build_engine.triton_control import Triton
+from build_engine.rollout import Rollout, promote
+from build_engine.triton_control import Triton, addresses
 from deploy.local import stack as local
 from tests.build_engine.checkpoints import Shape, write_directory
 
@@ -291,3 +294,51 @@ async def test_a_second_rollout_has_to_wait(live: local.Stack, roll: Roll) -> No
     assert "by another process" in first.err + second.err
     again = await roll("promote", 1)
     assert (again.status, again.result["changed"], again.result["smoke"]) == (0, False, {})
+
+
+def test_who_comes_while_a_version_is_rolled_out_is_brought_along(live: local.Stack, tmp_path: Path) -> None:
+    """A second Triton has read `config.pbtxt` before the commit and is found only after it: it serves the new version
+    in the end, whether the time to look was over or not."""
+    ports = make_stack(live.repository, tmp_path / "run")
+    local.start_triton(ports)
+    first, second = (Triton(f"127.0.0.1:{each.ports.grpc}", load_seconds=30.0) for each in (live, ports))
+    try:
+        for target, seconds in ((2, 8.0), (1, 0.0)):
+            assert second.serving("generate") == first.serving("generate") == 3 - target
+            found = iter([(first,)] if seconds else [])
+            rollout = Rollout(
+                live.repository,
+                "generate",
+                (first,),
+                live.repository,
+                found=lambda found=found: next(found, (first, second)),  # type: ignore[misc]
+                follow_seconds=seconds,
+            )
+            report = promote(rollout, target)
+            assert report["drained"] == {first.address: True, second.address: True}
+            assert second.serving("generate") == first.serving("generate") == target
+    finally:
+        first.close()
+        second.close()
+        local.stop(ports)
+
+
+def test_a_name_is_every_address_of_it() -> None:
+    """Each once, IPv6 only where there is nothing else; an address is itself, and a name that nobody knows is said."""
+    told = {
+        "triton": [("10.0.0.3", 2), ("10.0.0.2", 2), ("10.0.0.3", 1), ("fd00::1", 0)],
+        "six": [("fd00::1", 0), ("fd00::1", 1)],
+    }
+
+    def look_up(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        families = [AF_INET6 if ":" in address else AF_INET for address, _ in told[host]]
+        return [(family, 1, 6, "", (each, port)) for family, (each, _) in zip(families, told[host], strict=True)]
+
+    assert addresses(["triton:8001", "six:1"], look_up) == ["10.0.0.2:8001", "10.0.0.3:8001", "[fd00::1]:1"]
+    assert addresses(["127.0.0.1:8001", "[::1]:2", "unix:/run/triton", "127.0.0.1:8001"]) == [
+        "127.0.0.1:8001",
+        "[::1]:2",
+        "unix:/run/triton",
+    ]
+    with pytest.raises(TritonError, match=r"nobody\.invalid:8001"):
+        addresses(["nobody.invalid:8001"])

@@ -1,0 +1,1 @@
+"""Prometheus' files: the scrape of Compose, and the rules, which Kubernetes has too."""
