@@ -65,6 +65,28 @@ def test_every_row_is_in_one_call_and_no_call_leaves_its_slots(
     assert sampled == {(k, slot.index) for k, (row, slot) in enumerate(zip(rows, slots, strict=True)) if row.sample}
 
 
+@given(steps(), st.integers(1, 4))
+@settings(max_examples=300, deadline=None)
+def test_after_a_step_every_slot_holds_its_own_tokens(step: tuple[SlotTable, list[Row]], prefill_batch: int) -> None:
+    """Whatever the calls of a step write in their order, padding and passing over included: a row's tokens are behind
+    what its slot held, and nobody else's cells have changed where they are read again."""
+    table, rows = step
+    slots = [table.slot(row, 10_000) for row in rows]
+    cells = np.full((table.slots, CAPACITY), -1)
+    for index, past in enumerate(table._past):
+        cells[index, :past] = -2 - index
+    wanted = cells.copy()
+    for row, slot in zip(rows, slots, strict=True):
+        wanted[slot.index, slot.past : slot.past + row.tokens.size] = row.tokens
+    for call in plan(rows, slots, table, prefill_batch):
+        for line, start in enumerate(call.start_pos):
+            cells[call.first + line, start : start + call.input_ids.shape[1]] = call.input_ids[line]
+    grown = {slot.index: slot.past + row.tokens.size for row, slot in zip(rows, slots, strict=True)}
+    for index, past in enumerate(table._past):
+        read_again = grown.get(index, min(past, CAPACITY - 1))
+        np.testing.assert_array_equal(cells[index, :read_again], wanted[index, :read_again])
+
+
 def test_prompts_of_neighbours_share_a_call_and_a_short_one_does_not_pay_for_a_long_one() -> None:
     """Two prompts of about one length are one padded call; beside a much longer one they are not."""
     table = SlotTable(4, CAPACITY)
