@@ -95,6 +95,7 @@ def prove(
         if not quiet:
             sys.stderr.write(f"{candidate.what}: {'; '.join(failures)}\n")
     tried = "; ".join(f"{each['what']}: {', '.join(each['failures'])}" for each in attempts)
+    tried = tried or f"in {asked} nothing could be left that would pass"
     raise AccuracyError(f"no engine passes its gate on {evidence.held_out_file}: {tried}")
 
 

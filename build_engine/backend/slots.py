@@ -121,9 +121,12 @@ class _Share:
         return int(self.row.tokens.size)
 
 
-def plan(rows: Sequence[Row], slots: Sequence[Slot], table: SlotTable, prefill_batch: int) -> list[Call]:
+def plan(
+    rows: Sequence[Row], slots: Sequence[Slot], table: SlotTable, *, prefill_batch: int, prefill_tokens: int
+) -> list[Call]:
     """The calls of one step, in the order in which they must run: one for all rows of one token, and the longer rows in
-    groups of neighbours, at most ``prefill_batch`` each. Every row is in exactly one call.
+    groups of neighbours, at most ``prefill_batch`` each, none padded beyond ``prefill_tokens``, which no row exceeds.
+    Every row is in exactly one call.
 
     The first call alone passes over slots, and writes behind what they hold: where the chunks of this very step go.
     """
@@ -138,7 +141,7 @@ def plan(rows: Sequence[Row], slots: Sequence[Slot], table: SlotTable, prefill_b
             groups[-1].append(share)
         else:
             groups.append([share])
-    calls = [_call(group, _padded(group, table.capacity), table) for group in groups]
+    calls = [_call(group, min(_padded(group, table.capacity), prefill_tokens), table) for group in groups]
     return [_call(decode, 1, table), *calls] if decode else calls
 
 

@@ -16,8 +16,9 @@ import onnx
 from build_engine import calibrate
 from build_engine.backend.engine import Row
 from build_engine.backend.engines import open_engine
+from build_engine.calibrate import Smoothing
 from build_engine.emit_onnx_int8 import Int8Plan
-from build_engine.errors import AccuracyError, RecipeError, TextError
+from build_engine.errors import AccuracyError, RecipeError, TextError, UnsupportedModel
 from build_engine.inspect import inspect
 from build_engine.pipeline import open_source
 from build_engine.precision import ladder
@@ -196,6 +197,27 @@ def test_the_outlier_is_found_where_it_is_and_its_cost_predicts_the_plan(source:
     readers = next(site.readers for site in sites(config) if site.name == costliest)
     assert set(readers) <= set(rungs[0].kept)
     assert not list(tmp_path.iterdir())
+
+
+def test_int8_of_which_nothing_would_be_left_is_not_tried(source: Path) -> None:
+    """An int8 engine has at least one int8 activation; without one it is weight-only and says so."""
+    config = open_source(source).config
+    every = [site.name for site in sites(config)]
+    smoothing = Smoothing({}, {}, {reader: 1.0 for site in sites(config) for reader in site.readers}, {})
+    rungs = list(ladder(config, smoothing, dict.fromkeys(every, 0.004), most_kl=0.01))
+    assert [len(rung.plan.activations) > 0 for rung in rungs] == [True]
+    assert list(ladder(config, smoothing, dict.fromkeys(every, 1.0), most_kl=0.01)) == []
+
+
+def test_a_scale_that_is_no_number_is_refused_by_its_tensor(source: Path, tmp_path: Path) -> None:
+    """In fp16, of weights that int8 cannot scale there and of an activation that overflowed."""
+    config, read = open_source(source).config, open_source(source).finite
+    name = "model.layers.1.mlp.up_proj.weight"
+    for plan, factor in ((Int8Plan(weight_only=frozenset([name])), 1e9), (Int8Plan({name: float("inf")}), 1.0)):
+        with pytest.raises(UnsupportedModel, match=r"model\.layers\.1\.mlp\.up_proj\.weight.* is no finite number"):
+            Variant("", "int8", "fp16", plan, lambda each, f=factor: read(each) * (f if each == name else 1)).emit(
+                config, 32, tmp_path
+            )
 
 
 def logits(variant: Variant, source: Path, folder: Path, tokens: Any) -> Any:

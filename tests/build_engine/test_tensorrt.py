@@ -199,6 +199,30 @@ def test_what_the_log_may_not_say() -> None:
             refuse_log([(False, "harmless"), line])
 
 
+def test_a_burst_of_errors_is_told_by_where_and_why() -> None:
+    """As TensorRT's parser writes them: the line that helps is the last one."""
+    burst = ["While parsing node number 36 [D -> D_36]:", "--- Begin node ---", "--- End node ---"]
+    burst += ["ERROR: importers.cpp:1889 In function f:\n[6] Assertion failed: must be positive", "Failed."]
+    with pytest.raises(EngineBuildError) as raised:
+        refuse_log([(False, "harmless"), *((True, line) for line in burst)])
+    where, why = burst[0], "ERROR: importers.cpp:1889 In function f: [6] Assertion failed: must be positive"
+    assert str(raised.value) == f"TensorRT: {where} ... {why}"
+
+
+@pytest.mark.parametrize("what", ["zeros", "almost zeros"])
+def test_int8_rows_of_almost_nothing_are_compiled(
+    publish_from: Builder, repository: Path, tmp_path: Path, what: str
+) -> None:
+    """TensorRT takes no scale that is not positive, and in fp16 a small one is zero."""
+    source = write_directory(tmp_path / "source", SHAPE)
+    tensors = weights(SHAPE)
+    tensors["model.layers.0.mlp.up_proj.weight"][3] *= 0 if what == "zeros" else 1e-7
+    write_safetensors(source / "model.safetensors", tensors)
+    asked: dict[str, Any] = {"context_length": 64, "slots": 2, "step_tokens": 33}
+    manifest = publish_from(source, target="tensorrt-rtx", precision="int8-weight-only", **asked)
+    assert manifest["engine"]["profiles"][0]["tokens"] == [1, 64, 64]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
