@@ -18,7 +18,7 @@ from build_engine.backend.engine import Row
 from build_engine.backend.engines import open_engine
 from build_engine.calibrate import Smoothing
 from build_engine.emit_onnx_int8 import Int8Plan
-from build_engine.errors import AccuracyError, RecipeError, TextError, UnsupportedModel
+from build_engine.errors import AccuracyError, EngineBuildError, RecipeError, TextError, UnsupportedModel
 from build_engine.inspect import inspect
 from build_engine.pipeline import open_source
 from build_engine.precision import ladder
@@ -127,6 +127,46 @@ def test_openvino_is_proven_too(
     assert "passes its gate" in (version / "engine/report.html").read_text(encoding="utf-8")
     assert inspect(version)["problems"] == []
     assert publish_from(source, precision=precision)["accuracy"] is None
+
+
+def overflowing(folder: Path, times: float = 3000) -> Path:
+    """A model that is sound in fp32 and whose every logit is no number in fp16, though fp16 holds all its weights; with
+    a larger factor it is not sound in fp32 either."""
+    source = write_directory(folder / "overflowing", Shape())
+    tensors = weights(Shape())
+    for kind in ("gate", "up"):
+        tensors[f"model.layers.0.mlp.{kind}_proj.weight"] *= np.float32(times)
+    write_safetensors(source / "model.safetensors", tensors)
+    return source
+
+
+def test_an_engine_that_says_no_numbers_is_not_published(
+    texts: dict[str, Path], tmp_path: Path, repository: Path, publish_from: Builder
+) -> None:
+    """Also without text to judge it by, and as the graph of a TensorRT plan; with text it falls back or is refused."""
+    source = overflowing(tmp_path)
+    asked: dict[str, Any] = {"target": "onnxruntime", "context_length": 64, "slots": 2}
+    with pytest.raises(EngineBuildError, match=r"does not work, .* infinite or not a number"):
+        publish_from(source, precision="fp16", **asked)
+    with pytest.raises(EngineBuildError, match=r"does not work, .* infinite or not a number"):
+        publish_from(source, precision="int8-weight-only", **asked | {"target": "tensorrt-rtx"})
+    with pytest.raises(AccuracyError, match=r"fp16: .* infinite or not a number"):
+        publish_from(source, precision="fp16", held_out=texts["held_out"], **asked)
+    assert not (repository / "tiny").exists()
+    assert not list((tmp_path / "work").glob("*.part"))
+    assert publish_from(source, precision="fp32", **asked)["precision"] == "fp32"
+
+
+def test_a_model_that_fails_in_fp32_ends_the_proof(
+    texts: dict[str, Path], tmp_path: Path, publish_from: Builder
+) -> None:
+    """There is nothing to compare with, so nothing is tried."""
+    source = overflowing(tmp_path, 1e25)
+    for target in ("onnxruntime", "openvino"):
+        with pytest.raises(AccuracyError, match="in the reference's precision already"):
+            publish_from(source, target=target, precision="int8-weight-only", held_out=texts["held_out"])
+        with pytest.raises(EngineBuildError, match="infinite or not a number"):
+            publish_from(source, target=target, precision="fp32")
 
 
 def test_openvino_s_int8_falls_back_and_says_so(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -99,7 +101,33 @@ def test_a_plan_is_only_verified_where_it_has_run(graph: Path, tmp_path: Path) -
         verified(graph, other, facts | {"kind": "onnxruntime"}, tmp_path / "work")
     built = {"module": "tensorrt_rtx_bindings", "version": "0.0.1", "version_compatible": False}
     assert not verified(graph, other, facts | {"kind": "tensorrt-rtx", "builder": built}, tmp_path / "work")
+    for_this_host = facts | {"kind": "tensorrt", "builder": built}
+    with pytest.raises(EngineBuildError, match="built for the GPU here and does not load"):
+        verified(graph, other, for_this_host, tmp_path / "work")
+    broken = write_broken(graph, tmp_path / "broken")
+    with pytest.raises(EngineBuildError, match=r"loads on the GPU here and fails: .* not a number"):
+        verified(graph, broken, facts | {"kind": "onnxruntime"}, tmp_path / "work")
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def write_broken(graph: Path, folder: Path) -> Path:
+    """The graph whose logits of a prefill call are no numbers, and of a decode call what they were."""
+    shutil.copytree(graph, folder)
+    model = onnx.load(folder / MODEL, load_external_data=False)
+    nodes = model.graph.node
+    nodes[-1].output[0] = "sound"
+    constants = {"nan": np.array(np.nan, np.float32), "one": np.array(1, np.int64), "axis": np.array(1, np.int64)}
+    for name, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    for kind, inputs, output in (
+        ("Shape", ["input_ids"], "ids_shape"),
+        ("Gather", ["ids_shape", "axis"], "length"),
+        ("Greater", ["length", "one"], "prefills"),
+        ("Where", ["prefills", "nan", "sound"], "logits"),
+    ):
+        nodes.append(onnx.helper.make_node(kind, inputs, [output]))
+    (folder / MODEL).write_bytes(model.SerializeToString())
+    return folder
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
