@@ -53,12 +53,12 @@ class Candidate:
 def read_evidence(held_out: Path, calibration: Path | None, tokenizer: TokenizerFiles) -> Evidence:
     """Read both files. Raises :class:`build_engine.errors.TextError`."""
     judging = texts.read_texts(held_out, tokenizer)
-    windows = texts.windows(judging, tokenizer, WINDOW_TOKENS, HELD_OUT_WINDOWS)
+    windows = texts.windows(held_out, judging, tokenizer, WINDOW_TOKENS, HELD_OUT_WINDOWS)
     if calibration is None:
         return Evidence(held_out, windows, None, None)
     choosing = texts.read_texts(calibration, tokenizer)
     texts.refuse_overlap(choosing, judging)
-    fitting = texts.windows(choosing, tokenizer, WINDOW_TOKENS, CALIBRATION_WINDOWS)
+    fitting = texts.windows(calibration, choosing, tokenizer, WINDOW_TOKENS, CALIBRATION_WINDOWS)
     return Evidence(held_out, windows, calibration, fitting)
 
 

@@ -1,8 +1,8 @@
 """How far an engine is from its reference, and whether that is near enough to publish.
 
 Both run the same held-out tokens through the seam they will be served through (:mod:`build_engine.backend.engine`),
-with the cache they serve with, and as they are served: one half of each window in prefill chunks, the other a token a step,
-and chunks of some sequences in one step with the tokens of others.
+with the cache they serve with, and as they are served: one half of each window in prefill chunks, the other a token
+a step, and chunks of some sequences in one step with the tokens of others.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from build_engine import report, texts
 from build_engine.backend.engine import EngineError, Row
 from build_engine.errors import AccuracyError, TextError
 from build_engine.source import TokenizerFiles
+from build_engine.template import rendered
 from build_engine.verify import GATES, Gate, compare
+from gateway import template as gateway_template
 
 VOCABULARY = 11
 
@@ -156,6 +159,13 @@ def test_texts_and_conversations_are_read(tmp_path: Path) -> None:
         (b'{"text": 5}', "line 1: neither text"),
         (b'{"messages": [{"role": "user", "content": "hi"}]}', "no chat template"),
         (b"\xff\xfe{", "cannot be read"),
+        (b'{"text": "a"}\n{"text": "\\ud800"}', "line 2: half a surrogate pair"),
+        (b'{"text": "a", "id": ' + b"9" * 5000 + b"}", "line 1: not JSON"),
+        (b"[" * 100_000, "line 1: nested too deeply"),
+        (b'{"messages": [{"role": "user", "content": null}]}', r"line 1: messages\[0\]\.content must be a string"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', r"messages\[0\]\.content must be"),
+        (b'{"messages": [{"content": "hi"}]}', r"messages\[0\]\.role must be a string"),
+        (b'{"messages": ["hi"]}', r"messages\[0\]\.role must be a string"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused_by_line(tmp_path: Path, content: bytes, message: str) -> None:
@@ -165,6 +175,13 @@ def test_a_file_that_is_no_text_is_refused_by_line(tmp_path: Path, content: byte
     with pytest.raises(TextError, match=message) as raised:
         texts.read_texts(file, tokenizer())
     assert "calibration.jsonl" in str(raised.value)
+
+
+def test_a_text_may_hold_any_separator_of_lines(tmp_path: Path) -> None:
+    """JSON has only one: others stand in a text as they are."""
+    file = tmp_path / "held_out.jsonl"
+    file.write_text('{"text": "a\u2028b\u0085c"}\r\n{"text": "d"}\n', encoding="utf-8")
+    assert texts.read_texts(file, tokenizer()) == ["a\u2028b\u0085c", "d"]
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -177,7 +194,28 @@ def test_a_template_cannot_reach_out() -> None:
     """A model's template is somebody else's code."""
     nasty = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(TextError, match="chat template refuses"):
-        texts.rendered("f, line 1", [], tokenizer(nasty))
+        rendered("f, line 1", [], tokenizer(nasty))
+
+
+@pytest.mark.parametrize("fault", ["{{ 1 + 'a' }}", "{{ messages.nothing.at_all }}", "{{ 1 // 0 }}", "{% if %}"])
+def test_a_template_that_fails_is_a_text_error(fault: str) -> None:
+    """Whatever it raises, in one line."""
+    with pytest.raises(TextError, match="f, line 1: the chat template refuses these messages: ") as raised:
+        rendered("f, line 1", [], tokenizer(fault))
+    assert "\n" not in str(raised.value)
+
+
+def test_both_halves_render_a_template_alike() -> None:
+    """The builder and the gateway have the same filters, functions and tags, and never import each other."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m.role }}: {{ m | tojson }}\n"
+        "{% if loop.last %}{% break %}{% endif %}\n{% endfor %}\n{{ strftime_now('%Y') }}{{ bos_token }}{{ eos_token }}"
+        "{% if add_generation_prompt %}<me>{% endif %}"
+    )
+    messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "héllo 你"}]
+    ours = rendered("f, line 1", messages, tokenizer(template), ask=True)
+    assert ours == gateway_template.render(template, messages, "", "<end>")
+    assert "héllo 你" in ours
 
 
 def test_held_out_text_that_calibration_saw_is_refused() -> None:
@@ -190,13 +228,25 @@ def test_held_out_text_that_calibration_saw_is_refused() -> None:
 def test_windows_are_spread_over_the_text() -> None:
     """The first and the last tokens take part; too little text is refused with the number that is needed."""
     numbers = [str(n % 99) for n in range(5000)]
-    found = texts.windows([" ".join(numbers[:2500]), " ".join(numbers[2500:])], tokenizer(), length=100, most=8)
+    file, words = Path("mine.jsonl"), tokenizer()
+    found = texts.windows(file, [" ".join(numbers[:2500]), " ".join(numbers[2500:])], words, length=100, most=8)
     assert found.shape == (8, 100)
     assert found[0, 0] == 1
     assert found[-1, -1] == 4999 % 99 + 1
-    assert len(texts.windows([" ".join(numbers)], tokenizer(), length=100, most=99)) == 50
-    with pytest.raises(TextError, match="has 3 tokens; at least 1024"):
-        texts.windows(["1 2 3"], tokenizer(), length=100, most=8)
+    assert len(texts.windows(file, [" ".join(numbers)], words, length=100, most=99)) == 50
+    with pytest.raises(TextError, match=r"mine\.jsonl has 3 tokens; at least 1024"):
+        texts.windows(file, ["1 2 3"], words, length=100, most=8)
+
+
+def test_a_tokenizer_that_was_saved_with_truncation_reads_the_whole_text() -> None:
+    """What training had set says nothing about the user's text."""
+    saved = Tokenizer.from_str(tokenizer().json)
+    saved.enable_truncation(512)
+    saved.enable_padding(length=5000)
+    files = replace(tokenizer(), json=saved.to_str())
+    found = texts.windows(Path("f"), [" ".join(str(n % 99) for n in range(2000))], files, length=100, most=99)
+    assert found.shape == (20, 100)
+    assert found[-1, -1] == 1999 % 99 + 1
 
 
 class WellFormed(html.parser.HTMLParser):
