@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from build_engine import manifest as manifests
 from build_engine.accuracy import ACCURACY
-from build_engine.decoder import FloatArray, expected_tensors
+from build_engine.decoder import DecoderConfig, FloatArray, expected_tensors
 from build_engine.errors import RecipeError
 from build_engine.first_run import run_first
 from build_engine.recipe import Recipe, Room
@@ -26,6 +26,7 @@ from build_engine.trial import Request
 from build_engine.work import stage
 
 ENGINE_JSON = "engine.json"
+MOST_CACHE_BYTES = 1 << 40
 PROVING = ("first_run.py", "verify.py", "backend/*.py")
 """What runs an engine before it is published."""
 
@@ -87,6 +88,7 @@ def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], qu
     """The ONNX graph: proven where there is text to judge it by, then perhaps in another precision than asked for."""
     onnx, runtime, proof = _tools(recipe.target, "onnx", "onnx", "onnxruntime", "build_engine.proof")
     base = "fp32" if recipe.target == "onnxruntime" else "fp16"
+    _refuse_cache(source.config, room)
 
     def make(folder: Path) -> None:
         if recipe.held_out is None:
@@ -113,6 +115,18 @@ def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], qu
         return Made(folder, facts, accuracy)
     plan = _tensorrt(recipe, folder, facts)
     return Made(plan, facts | json.loads((plan / ENGINE_JSON).read_text()), accuracy)
+
+
+def _refuse_cache(config: DecoderConfig, room: Room) -> None:
+    """Raise :class:`RecipeError` for slots that no host has memory for, before anything is written or compiled."""
+    size = (
+        2 * 2 * config.layers * config.kv_heads * config.head_dim * room.kv_cache_tokens
+    )  # keys and values in 16 bits
+    if size > MOST_CACHE_BYTES:
+        raise RecipeError(
+            f"--slots: {room.max_sequences} of {room.context_length} tokens take {size / 1e12:,.1f} TB in fp16; give "
+            f"fewer or shorter ones, at most {MOST_CACHE_BYTES / 1e12:.1f} TB"
+        )
 
 
 def _tensorrt(recipe: Recipe, graph: Path, facts: dict[str, Any]) -> Path:
