@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from build_engine.errors import BuildError, RecipeError
 from build_engine.inspect import as_text, find_versions, inspect
@@ -22,6 +23,10 @@ from build_engine.recipe import (
     Recipe,
 )
 from build_engine.rollout_command import add_commands
+
+OF_THE_COMMAND = ("command", "run", "task", "force", "quiet")
+FLAGS = {"preferred_batch_sizes": "--preferred-batch-size", "compute_capabilities": "--compute-capability"}
+"""Of fields that are named otherwise."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,27 +42,25 @@ def main(argv: list[str] | None = None) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     if options.task == "text-classification":
-        return _build_classifier(options)
-    options.target = options.target or "openvino"
-    values = {field.name: getattr(options, field.name) for field in fields(Recipe)}
-    recipe = Recipe(**values | {"compute_capabilities": tuple(options.compute_capabilities)})
-    print(json.dumps(build(recipe, force=options.force, quiet=options.quiet)))
+        try:
+            line = importlib.import_module("build_engine.classifier_pipeline")
+        except ImportError as error:
+            raise RecipeError(f"--task text-classification needs pip install 'tidegate[onnx]': {error}") from None
+        manifest = line.build_classifier(_recipe(line.ClassifierRecipe, options), force=options.force)
+    else:
+        manifest = build(_recipe(Recipe, options), force=options.force, quiet=options.quiet)
+    print(json.dumps(manifest))
     return 0
 
 
-def _build_classifier(options: argparse.Namespace) -> int:
-    try:
-        line = importlib.import_module("build_engine.classifier_pipeline")
-    except ImportError as error:
-        raise RecipeError(f"--task text-classification needs pip install 'tidegate[onnx]': {error}") from None
-    if options.target is None:
-        options.target = "onnxruntime"
-    values = {field.name: getattr(options, field.name) for field in fields(line.ClassifierRecipe)}
-    sizes = tuple(options.preferred_batch_sizes or line.ClassifierRecipe.preferred_batch_sizes)
-    several = {"preferred_batch_sizes": sizes, "compute_capabilities": tuple(options.compute_capabilities)}
-    recipe = line.ClassifierRecipe(**values | several)
-    print(json.dumps(line.build_classifier(recipe, force=options.force)))
-    return 0
+def _recipe(kind: Any, options: argparse.Namespace) -> Any:
+    """The recipe, of the dataclass ``kind``, of what was given; the rest is as it has it. Raises
+    :class:`RecipeError` naming a flag that the task does not have."""
+    asked = {name: value for name, value in vars(options).items() if name not in OF_THE_COMMAND}
+    for name in sorted(asked.keys() - {field.name for field in fields(kind)}):
+        flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+        raise RecipeError(f"{flag} means nothing to --task {options.task}; leave it out")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()})
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -70,15 +73,16 @@ def _inspect(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m build_engine", description="From a model to a Triton repository.")
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("build", help="build and publish a version")
+    # What is not given is not there: a default stands in the recipe, and a flag of another task is noticed.
+    make = commands.add_parser("build", help="build and publish a version", argument_default=argparse.SUPPRESS)
     make.add_argument("--task", choices=("text-generation", "text-classification"), default="text-generation")
     make.add_argument("--source", type=Path, required=True, help="Hugging Face directory or GGUF file")
     make.add_argument("--adapter", type=Path, metavar="DIR", help="a PEFT LoRA adapter to merge into the source")
     make.add_argument("--adapter-base", metavar="NAME", help="the source's name as the adapter's configuration has it")
     make.add_argument("--name", required=True, help="the model's name in Triton")
     make.add_argument("--repository", type=Path, required=True)
-    make.add_argument("--target", choices=TARGETS, help="openvino; onnxruntime for a classifier")
-    make.add_argument("--precision", choices=PRECISIONS, default="int8")
+    make.add_argument("--target", choices=TARGETS, help="openvino if not given; onnxruntime for a classifier")
+    make.add_argument("--precision", choices=PRECISIONS, help="int8 if not given; int8-weight-only for a classifier")
     make.add_argument("--work-dir", type=Path, default=Path(".build"), help="where stages are resumed from")
     make.add_argument(
         "--context-length",
@@ -89,14 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument(
         "--slots", type=int, help="sequences of a static cache; what --kv-cache-tokens pays for if not given"
     )
-    make.add_argument("--kv-cache-tokens", type=int, default=16384, help="tokens of all sequences together")
-    make.add_argument("--step-tokens", type=int, default=128, help="tokens of one engine step while text streams")
-    make.add_argument("--max-sequences", type=int, default=64)
-    make.add_argument("--threads", type=int, default=0, help="engine threads; 0: one a core")
+    make.add_argument("--kv-cache-tokens", type=int, help="tokens of all sequences together")
+    make.add_argument("--step-tokens", type=int, help="tokens of one engine step while text streams")
+    make.add_argument("--max-sequences", type=int)
+    make.add_argument("--threads", type=int, help="engine threads; 0, if not given: one a core")
     make.add_argument(
         "--priority-levels",
         type=int,
-        default=0,
         metavar="N",
         help="levels of Triton's queue, for tenants whose class has a priority; makes this Triton slower to start the "
         "next request (docs/quotas.md). 0: first come, first served",
@@ -109,8 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument(
         "--goldens", type=Path, metavar="FILE", help="JSON lines to ask the finished engine; promote asks them again"
     )
-    make.add_argument("--force", action="store_true", help="publish a new version even if nothing changed")
-    make.add_argument("--quiet", action="store_true", help="no progress bars")
+    make.add_argument("--force", action="store_true", default=False, help="publish a version even if nothing changed")
+    make.add_argument("--quiet", action="store_true", default=False, help="no progress bars")
     make.set_defaults(run=_build)
     look = commands.add_parser("inspect", help="show what a version is and check its files")
     look.add_argument("path", type=Path, help="a version, a model or a repository")
@@ -122,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_classifier(make: argparse.ArgumentParser) -> None:
     group = make.add_argument_group("text classification")
-    group.add_argument("--max-tokens", type=int, default=256, help="longer texts are cut")
-    group.add_argument("--max-batch-size", type=int, default=32)
+    group.add_argument("--max-tokens", type=int, help="longer texts are cut")
+    group.add_argument("--max-batch-size", type=int)
     group.add_argument(
         "--preferred-batch-size",
         dest="preferred_batch_sizes",
@@ -132,7 +135,7 @@ def _add_classifier(make: argparse.ArgumentParser) -> None:
         metavar="N",
         help="a batch that Triton likes to make; repeatable; 8 and 16 if not given",
     )
-    group.add_argument("--queue-delay-microseconds", type=int, default=0, help="how long a text waits for company")
+    group.add_argument("--queue-delay-microseconds", type=int, help="how long a text waits for company")
 
 
 def _add_tensorrt(make: argparse.ArgumentParser) -> None:
@@ -142,7 +145,6 @@ def _add_tensorrt(make: argparse.ArgumentParser) -> None:
         "--compute-capability",
         dest="compute_capabilities",
         action="append",
-        default=[],
         metavar="X.Y",
         help=f"tensorrt-rtx: a GPU to build for, of {', '.join(RTX_CAPABILITIES)}; repeatable; "
         f"{', '.join(RTX_DEFAULT)} if not given",
@@ -151,7 +153,6 @@ def _add_tensorrt(make: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hardware-compatibility",
         choices=HARDWARE_COMPATIBILITY,
-        default="none",
         help="tensorrt: also loads on other GPUs; costs speed",
     )
 

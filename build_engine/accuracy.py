@@ -1,8 +1,8 @@
 """The accuracy gate: what is tried, in which order, and what is written down about it (``accuracy.json``).
 
 A plan is chosen on the calibration text and judged on the held-out text, which chose nothing. What misses the gate is
-recorded and the next rung is tried, down to another precision; ``--strict`` refuses to leave the precision that was
-asked for.
+recorded and the next rung is tried, also when it cannot be written or says what is no number, down to another
+precision; ``--strict`` refuses to leave the precision that was asked for.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from build_engine import manifest as manifests
 from build_engine import texts
-from build_engine.backend.engine import Engine
-from build_engine.errors import AccuracyError
+from build_engine.backend.engine import Engine, EngineError
+from build_engine.errors import AccuracyError, UnsupportedModel
 from build_engine.source import TokenizerFiles
 from build_engine.verify import GATES, Agreement, Gate, TokenIds, compare
 
-WINDOW_TOKENS = 129  # 128 predictions each
-HELD_OUT_WINDOWS, CHOOSING_WINDOWS = 32, 16
+WINDOW_TOKENS = 129  # 69 predictions each: a chunk is measured where it ends
+HELD_OUT_WINDOWS, CALIBRATION_WINDOWS = 64, 32
 ACCURACY = "accuracy.json"
 
 
@@ -53,12 +53,13 @@ class Candidate:
 def read_evidence(held_out: Path, calibration: Path | None, tokenizer: TokenizerFiles) -> Evidence:
     """Read both files. Raises :class:`build_engine.errors.TextError`."""
     judging = texts.read_texts(held_out, tokenizer)
-    windows = texts.windows(judging, tokenizer, WINDOW_TOKENS, HELD_OUT_WINDOWS)
+    windows = texts.windows(held_out, judging, tokenizer, WINDOW_TOKENS, HELD_OUT_WINDOWS)
     if calibration is None:
         return Evidence(held_out, windows, None, None)
     choosing = texts.read_texts(calibration, tokenizer)
     texts.refuse_overlap(choosing, judging)
-    return Evidence(held_out, windows, calibration, texts.windows(choosing, tokenizer, WINDOW_TOKENS, HELD_OUT_WINDOWS))
+    fitting = texts.windows(calibration, choosing, tokenizer, WINDOW_TOKENS, CALIBRATION_WINDOWS)
+    return Evidence(held_out, windows, calibration, fitting)
 
 
 def prove(
@@ -77,16 +78,19 @@ def prove(
         if strict and candidate.precision != asked:
             break
         gate, began = GATES[candidate.precision], time.monotonic()
-        with candidate.open() as engine:
-            agreement, on = _chosen(candidate, engine, reference, evidence, quiet)
-        failures = agreement.failures(gate)
+        try:
+            with candidate.open() as engine:
+                agreement, on = _chosen(candidate, engine, reference, evidence, quiet)
+            failures = agreement.failures(gate)
+        except (EngineError, UnsupportedModel) as error:
+            agreement, on, failures = None, "no", [" ".join(str(error).split())]
         attempts.append({
             "what": candidate.what,
             "precision": candidate.precision,
             "kept": list(candidate.kept),
             "text": on,
             "gate": vars(gate),
-            "agreement": agreement.as_json(),
+            "agreement": agreement and agreement.as_json(),
             "failures": failures,
             "seconds": round(time.monotonic() - began, 3),
         })  # fmt: skip
@@ -95,6 +99,7 @@ def prove(
         if not quiet:
             sys.stderr.write(f"{candidate.what}: {'; '.join(failures)}\n")
     tried = "; ".join(f"{each['what']}: {', '.join(each['failures'])}" for each in attempts)
+    tried = tried or f"in {asked} nothing could be left that would pass"
     raise AccuracyError(f"no engine passes its gate on {evidence.held_out_file}: {tried}")
 
 
@@ -103,7 +108,7 @@ def _chosen(
 ) -> tuple[Agreement, str]:
     """How the candidate does on the calibration text if it fails there already, else on the held-out text."""
     if candidate.precision == "int8" and evidence.calibration is not None:
-        first = _compared(candidate, engine, reference, evidence.calibration[:CHOOSING_WINDOWS], quiet)
+        first = _compared(candidate, engine, reference, evidence.calibration, quiet)
         if first.failures(GATES["int8"]):
             return first, "calibration"
     return _compared(candidate, engine, reference, evidence.held_out, quiet), "held-out"

@@ -22,6 +22,7 @@ from build_engine import work
 from build_engine.decoder import DecoderConfig, FloatArray
 from build_engine.emit_onnx import MODEL, OnnxEmitter, write
 from build_engine.emit_onnx_int8 import Int8Plan, ObservingEmitter, SwitchingEmitter
+from build_engine.errors import AccuracyError
 from build_engine.onnx_weights import ExternalWeights
 from build_engine.smooth import Read, Site, output_error, scale_of, sites
 from build_engine.verify import log_softmax
@@ -57,7 +58,8 @@ def observe(
     work_dir: Path,
     on_window: Callable[[], object] = lambda: None,
 ) -> dict[str, Observation]:
-    """Run ``windows`` int64 ``[n, length]`` through the fp32 decoder; what every site saw, by the site's name."""
+    """Run ``windows`` int64 ``[n, length]`` through the fp32 decoder; what every site saw, by the site's name. Raises
+    :class:`AccuracyError` naming the projection that is fed with what is no number."""
     length = windows.shape[1]
     step = max(1, length // SAMPLES_PER_WINDOW)
     with _session(config, work_dir, partial(ObservingEmitter, step, config, read, np.float32, length)) as session:
@@ -140,6 +142,8 @@ def _observed(
         values = dict(zip(outputs, session.run(outputs, {**feed, "input_ids": window[None]}), strict=True))
         for reader, name in names.items():
             seen = values[f"largest:{reader}"]
+            if not np.isfinite(seen).all():
+                raise AccuracyError(f"what enters {reader} is not finite, in fp32 on the calibration text")
             largest[name] = np.maximum(largest.get(name, seen), seen)
             if number < SAMPLED_WINDOWS:
                 samples[name].append(values[f"sample:{reader}"][0])

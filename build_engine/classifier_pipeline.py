@@ -17,12 +17,13 @@ from tritonclient.grpc import model_config_pb2 as pb
 from build_engine import manifest as manifests
 from build_engine import publish, report, work
 from build_engine.classifier_engine import make_engine, most_tokens
-from build_engine.classifier_proof import Bench, plans, prove, read_evidence
+from build_engine.classifier_proof import Bench, plans, prove, read_evidence, scores_of
 from build_engine.classifier_recipe import ClassifierRecipe
 from build_engine.classifier_source import ClassifierSource, open_classifier, ready_tokenizer
 from build_engine.emit_encoder import EncoderPlan
 from build_engine.encoder import EncoderConfig
 from build_engine.errors import BuildError, SourceError, refusing
+from build_engine.first_run import TEXT
 from build_engine.manifest import Clock
 from build_engine.source import named_files
 
@@ -75,7 +76,9 @@ def _decided(
     base = np.float32 if recipe.target == "onnxruntime" else np.float16
     bench = Bench(source.config, source.read, tokenizer, base, folder)
     if recipe.held_out is None:
-        return next(plans(bench, [], recipe.precision))[1], {"precision": recipe.precision, "passed": None}
+        plan = next(plans(bench, [], recipe.precision))[1]
+        scores_of(bench, plan, [TEXT])  # numbers, whatever they say
+        return plan, {"precision": recipe.precision, "passed": None}
     evidence = read_evidence(recipe.held_out, recipe.calibration, source.tokenizer)
     return prove(bench, evidence, recipe.precision, strict=recipe.strict)
 

@@ -19,7 +19,7 @@ from build_engine import texts
 from build_engine.classifier_recipe import PRECISIONS
 from build_engine.emit_encoder import MODEL, EncoderPlan, Read, emit
 from build_engine.encoder import EncoderConfig, projections
-from build_engine.errors import AccuracyError, TextError
+from build_engine.errors import AccuracyError, TextError, UnsupportedModel
 from build_engine.source import TokenizerFiles
 
 AGREEMENT = 0.99
@@ -71,26 +71,39 @@ def prove(bench: Bench, evidence: Evidence, asked: str, *, strict: bool) -> tupl
     attempts: list[dict[str, Any]] = []
     began = time.monotonic()
     for precision, plan in plans(bench, evidence.calibration, asked):
-        scores, milliseconds = scores_of(bench, plan, evidence.held_out)
-        agreement = float((scores.argmax(axis=1) == reference.argmax(axis=1)).mean())
-        passed = agreement >= AGREEMENT
+        found = _compared(bench, plan, evidence.held_out, reference)
         attempts.append({
             "precision": precision,
             "gate": {"label_agreement": AGREEMENT},
-            "label_agreement": agreement,
-            "largest_score_difference": float(np.abs(scores - reference).max()),
-            "batch_ms": milliseconds,
+            **found,
             "reference_batch_ms": reference_milliseconds,
             "seconds": round(time.monotonic() - began, 3),
-            "passed": passed,
+            "passed": not found["failure"],
         })  # fmt: skip
         began = time.monotonic()
-        if passed:
+        if not found["failure"]:
             return plan, _record(asked, precision, attempts, evidence)
         if strict:
             break
-    tried = ", ".join(f"{each['precision']} agrees on {each['label_agreement']:.2%}" for each in attempts)
+    tried = "; ".join(f"{each['precision']}: {each['failure']}" for each in attempts)
     raise AccuracyError(f"no classifier agrees with fp32 on {AGREEMENT:.0%} of {evidence.held_out_file}: {tried}")
+
+
+def _compared(bench: Bench, plan: EncoderPlan, held_out: list[str], reference: Scores) -> dict[str, Any]:
+    """What an attempt found: ``failure`` says why it does not pass, also when it cannot be written or says what is no
+    number; the figures are None then."""
+    try:
+        scores, milliseconds = scores_of(bench, plan, held_out)
+    except (AccuracyError, UnsupportedModel) as error:
+        figures = dict.fromkeys(("label_agreement", "largest_score_difference", "batch_ms"))
+        return {**figures, "failure": str(error)}
+    agreement = float((scores.argmax(axis=1) == reference.argmax(axis=1)).mean())
+    return {
+        "label_agreement": agreement,
+        "largest_score_difference": float(np.abs(scores - reference).max()),
+        "batch_ms": milliseconds,
+        "failure": "" if agreement >= AGREEMENT else f"{agreement:.2%} of the labels agree, at least {AGREEMENT:.0%}",
+    }
 
 
 def plans(bench: Bench, calibration: list[str], asked: str) -> Iterator[tuple[str, EncoderPlan]]:

@@ -47,6 +47,8 @@ class ClassifierRecipe:
             raise RecipeError(f"--precision must be one of {', '.join(PRECISIONS)}")
         if self.precision == "int8" and (self.calibration is None or self.held_out is None):
             raise RecipeError("--precision int8 is fitted and judged: give --calibration FILE and --held-out FILE")
+        if self.precision != "int8" and self.calibration:
+            raise RecipeError(f"--calibration is what int8 is fitted to; {self.precision} is fitted to no text")
         if (self.calibration or self.strict) and self.held_out is None:
             raise RecipeError("--calibration and --strict need --held-out FILE to judge by")
         if self.max_tokens < 4 or self.max_batch_size < 1 or self.queue_delay_microseconds < 0 or self.threads < 0:

@@ -43,14 +43,15 @@ class Int8Emitter(Int8Writer, OnnxEmitter):
         if name not in self._plan.activations and name not in self._plan.weight_only:
             return super().linear(x, projection)
         if name in self._plan.activations:
-            x = self._rounded(x, self._plan.activations[name])
+            x = self._rounded(x, name, self._plan.activations[name])
         product = self._node("MatMul", [x, self._int8_weight(name)])
         return product if projection.bias is None else self._node("Add", [product, self._weight(projection.bias)])
 
-    def _rounded(self, x: str, largest: float) -> str:
-        """``x`` through int8 and back; once for all projections that read it with the same scale."""
+    def _rounded(self, x: str, reader: str, largest: float) -> str:
+        """``x`` through int8 and back; once for all projections that read it with the same scale, which is named after
+        the first of them."""
         if (x, largest) not in self._quantised:
-            self._quantised[x, largest] = self._through_int8(x, f"{x}_scale_{len(self._quantised)}", largest)
+            self._quantised[x, largest] = self._through_int8(x, f"{reader}_input_scale", largest)
         return self._quantised[x, largest]
 
 
@@ -70,7 +71,7 @@ class SwitchingEmitter(Int8Emitter):
         """The product of ``x``, rounded or not."""
         if x not in self._switched:
             switch = self._node("Gather", ["enabled", self._scalar(len(self._switched))])
-            rounded = self._rounded(x, self._largest[projection.weight])
+            rounded = self._rounded(x, projection.weight, self._largest[projection.weight])
             self._switched[x] = self._node("Where", [switch, rounded, x])
         return super().linear(self._switched[x], projection)
 

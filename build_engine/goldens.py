@@ -24,7 +24,8 @@ from build_engine.backend.sampling import RowSampler, SamplingParams
 from build_engine.backend.scheduler import FinishReason, Scheduler, Sequence, Totals
 from build_engine.errors import RecipeError, TextError
 from build_engine.source import TokenizerFiles
-from build_engine.texts import rendered
+from build_engine.template import rendered
+from build_engine.texts import json_lines
 
 GOLDENS = "goldens.jsonl"
 MAX_TOKENS = 16
@@ -70,23 +71,13 @@ def goldens_of(version: Path, own: Path | None, tokenizer: TokenizerFiles) -> tu
 
 def read_goldens(path: Path, tokenizer: TokenizerFiles) -> list[Golden]:
     """The goldens of a file. Raises :class:`TextError` naming file and line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"{path} cannot be read: {error}") from None
-    found = [_golden(f"{path}, line {number}", line, tokenizer) for number, line in enumerate(lines, 1) if line.strip()]
+    found = [_golden(where, entry, tokenizer) for where, entry in json_lines(path)]
     if not 1 <= len(found) <= MOST:
         raise TextError(f"{path} holds {len(found)} goldens; give 1 to {MOST}, one JSON object a line")
     return found
 
 
-def _golden(where: str, line: str, tokenizer: TokenizerFiles) -> Golden:
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise TextError(f"{where}: not JSON: {error}") from None
-    if not isinstance(entry, dict):
-        raise TextError(f"{where}: not a JSON object")
+def _golden(where: str, entry: dict[str, Any], tokenizer: TokenizerFiles) -> Golden:
     if isinstance(entry.get("text"), str):
         entry["prompt"] = entry.pop("text")
     elif isinstance(entry.get("messages"), list):

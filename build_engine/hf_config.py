@@ -20,14 +20,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "sliding_window": 4096,
     },
 }
-MIXTURE = "a mixture of experts; it would need a routing operator"
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 SOFT_CAP = "soft-capped scores; it would need that operator after the product"
 SCALE = "a scale that none of these architectures has; it would need its place in the decoder description"
 REFUSED = {
     "quantization_config": "already quantised weights; give the original ones",
-    "num_local_experts": MIXTURE,
-    "num_experts": MIXTURE,
-    "n_routed_experts": MIXTURE,
     "mlp_bias": "biases in the MLP; the decoder description has none",
     "attention_bias": "biases in attention, o_proj included; the decoder description has none there",
     "attn_logit_softcapping": SOFT_CAP,
@@ -46,6 +43,7 @@ REFUSED_UNLESS_ONE = {
 def decoder_config(raw: dict[str, Any], *, tie_embeddings: bool, context_length: int | None = None) -> DecoderConfig:
     """The decoder's shape; a ``context_length`` replaces the model's own longer one. Raises :class:`UnsupportedModel`
     naming the field, :class:`CorruptSource` when one lacks."""
+    _refuse_experts(raw)
     architecture = _architecture(raw)
     raw = ARCHITECTURES[architecture] | raw
     context = context_within(_positive(raw, "max_position_embeddings"), context_length)
@@ -73,6 +71,16 @@ def decoder_config(raw: dict[str, Any], *, tie_embeddings: bool, context_length:
     if config.heads % config.kv_heads or config.head_dim % 2:
         raise CorruptSource("config.json: num_attention_heads must be a multiple of num_key_value_heads, head_dim even")
     return config
+
+
+def _refuse_experts(raw: dict[str, Any]) -> None:
+    """Before the architecture, which is another one then and says less."""
+    for field in EXPERTS:
+        if raw.get(field):
+            raise UnsupportedModel(
+                f"config.json: {field} says a mixture of experts; it would need a routing operator and the experts' "
+                "weights in the decoder description"
+            )
 
 
 def _architecture(raw: dict[str, Any]) -> str:

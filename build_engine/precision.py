@@ -30,12 +30,14 @@ class Rung:
 def ladder(
     config: DecoderConfig, smoothing: Smoothing, sensitivity: dict[str, float], most_kl: float
 ) -> Iterator[Rung]:
-    """int8 with ever more kept back. ``sensitivity``, by site, and the gate's ``most_kl`` are
-    in nats."""
+    """int8 with ever more kept back, as long as something is int8. ``sensitivity``, by site, and the gate's ``most_kl``
+    are in nats."""
     every = sites(config)
     budget, seen = most_kl / 2, set()  # the weights' own rounding takes its part of the gate
     while budget > most_kl / 64:
         kept = _kept(every, sensitivity, budget)
+        if len(kept) == len(every):  # int8 by name alone
+            return
         if kept not in seen:
             seen.add(kept)
             yield _rung(every, smoothing, kept)

@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from build_engine import serving
+from build_engine import serving, work
 from build_engine.errors import PublishError
 from build_engine.manifest import MANIFEST, read_manifest, sha256_of
 
@@ -37,31 +36,22 @@ def versions(model: Path) -> list[Path]:
 
 def sweep(repository: Path) -> None:
     """Remove the staging folders that killed builds left beside ``repository``."""
-    parent = repository.resolve().parent
-    for left in parent.glob(f"{STAGING_PREFIX}*"):
-        # In a container every build may have the same process id: a folder of ours is a dead one's.
-        owner = left.name.removeprefix(STAGING_PREFIX)
-        if owner == str(os.getpid()) or not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(left, ignore_errors=True)
+    work.clear(repository.resolve().parent, f"{STAGING_PREFIX}*")
 
 
 @contextlib.contextmanager
 def staging(repository: Path) -> Iterator[Path]:
     """An empty folder beside ``repository`` on the same file system, removed in the end. Raises
     :class:`PublishError`."""
-    parent = repository.resolve().parent
-    folder = parent / f"{STAGING_PREFIX}{os.getpid()}"
     try:
         repository.mkdir(parents=True, exist_ok=True)
         sweep(repository)
-        folder.mkdir()
-        if folder.stat().st_dev != repository.stat().st_dev:
-            raise PublishError(f"{repository} is a mount of its own: give a folder inside it as the repository")
-        yield folder
+        with work.claimed(repository.resolve().parent, f"{STAGING_PREFIX}{os.getpid()}-") as folder:
+            if folder.stat().st_dev != repository.stat().st_dev:
+                raise PublishError(f"{repository} is a mount of its own: give a folder inside it as the repository")
+            yield folder
     except OSError as error:
         raise PublishError(f"cannot write beside {repository}: {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

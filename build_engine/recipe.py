@@ -147,6 +147,8 @@ class Recipe:
                 f"--target {self.target} --precision int8 is calibrated and judged: give --calibration FILE and "
                 "--held-out FILE, JSON lines with text or messages"
             )
+        elif self.precision != "int8" and self.calibration:
+            raise RecipeError(f"--calibration is what int8 is fitted to; {self.precision} is fitted to no text")
         if (self.calibration or self.strict) and self.held_out is None:
             raise RecipeError("--calibration and --strict need --held-out FILE to judge by")
 

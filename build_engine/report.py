@@ -69,6 +69,9 @@ def _agreements(attempts: Sequence[dict[str, Any]]) -> list[str]:
     groups, rows = [], []
     for attempt in attempts:
         found, gate = attempt["agreement"], attempt["gate"]
+        if found is None:  # it did not run, or said what is no number
+            rows.append(_row(attempt["what"], [""] * 5, "; ".join(attempt["failures"])))
+            continue
         groups.append((
             f"{attempt['what']}, on the {attempt['text']} text",
             (
@@ -99,13 +102,16 @@ def _labels(attempts: Sequence[dict[str, Any]]) -> list[str]:
     groups, rows = [], []
     for attempt in attempts:
         limit, agreement = attempt["gate"]["label_agreement"], attempt["label_agreement"]
+        if agreement is None:
+            rows.append(_row(attempt["precision"], [""] * 3, attempt["failure"]))
+            continue
         groups.append((attempt["precision"], (("labels that differ", *_share(1 - agreement, 1 - limit)),)))
         cells = [
             f"{agreement:.2%}",
             f"{attempt['largest_score_difference']:.4f}",
             f"{attempt['batch_ms']:.1f} / {attempt['reference_batch_ms']:.1f}",
         ]
-        rows.append(_row(attempt["precision"], cells, "" if attempt["passed"] else f"fewer than {limit:.0%} agree"))
+        rows.append(_row(attempt["precision"], cells, attempt["failure"]))
     head = ("tried", "labels agree", "largest difference of a score", "batch of 16 / fp32, ms", "verdict")
     return [
         "<h2>Against fp32</h2>",

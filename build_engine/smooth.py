@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from build_engine.decoder import DecoderConfig, FloatArray, attention_weights
 
 Read = Callable[[str], FloatArray]
 LEVELS = 127  # int8, symmetric
-LEAST = 1e-5  # of a largest magnitude: its step is still a number in fp16
+LEAST = 1e-5  # of an activation's largest magnitude: what calibration saw no more of is not cut off at nothing
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,19 @@ def smoothed(config: DecoderConfig, read: Read, scales: Mapping[str, FloatArray]
     return folded
 
 
-def int8_rows(weight: FloatArray) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.int8]], FloatArray]:
-    """Symmetric int8 of ``weight [out, in]`` and its scales float32 ``[out]``."""
-    largest: FloatArray = np.abs(weight).max(axis=1)
-    scale = np.maximum(largest / np.float32(LEVELS), np.finfo(np.float32).tiny)
-    return np.rint(weight / scale[:, None]).astype(np.int8), scale
+def int8_steps(largest: FloatArray, dtype: type[np.floating[Any]] = np.float32) -> npt.NDArray[np.floating[Any]]:
+    """The int8 step of values up to ``largest``, as a graph of ``dtype`` stores it: a normal number there, never zero,
+    which TensorRT refuses; infinite where ``largest`` is beyond what ``dtype`` can say."""
+    with np.errstate(over="ignore"):
+        return np.maximum(largest / np.float32(LEVELS), np.finfo(dtype).tiny).astype(dtype)
+
+
+def int8_rows(
+    weight: FloatArray, dtype: type[np.floating[Any]] = np.float32
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.floating[Any]]]:
+    """Symmetric int8 of ``weight [out, in]`` and its scales ``[out]`` in ``dtype``, by which it was really divided."""
+    step = int8_steps(np.abs(weight).max(axis=1), dtype)
+    return np.rint(weight / step.astype(np.float32)[:, None]).astype(np.int8), step
 
 
 def output_error(sample: FloatArray, largest: float, weight: FloatArray) -> float:

@@ -17,14 +17,18 @@ from tqdm import tqdm
 
 from build_engine import manifest as manifests
 from build_engine.accuracy import ACCURACY
-from build_engine.decoder import FloatArray, expected_tensors
+from build_engine.decoder import DecoderConfig, FloatArray, expected_tensors
 from build_engine.errors import RecipeError
+from build_engine.first_run import run_first
 from build_engine.recipe import Recipe, Room
 from build_engine.source import Source
 from build_engine.trial import Request
 from build_engine.work import stage
 
 ENGINE_JSON = "engine.json"
+MOST_CACHE_BYTES = 1 << 40
+PROVING = ("first_run.py", "verify.py", "backend/*.py")
+"""What runs an engine before it is published."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,14 @@ def _openvino(recipe: Recipe, room: Room, source: Source, files: dict[str, str],
                 proof.OpenVinoVariant(recipe.precision, read).emit(source.config, room.context_length, folder)
         else:
             proof.emit_proven(_request(recipe, source, recipe.held_out, quiet), folder)
+        run_first(folder, proof.facts(source.config, room.context_length, _precision(recipe, folder)), *place)
 
+    place = source.tokenizer, recipe.work_dir
     code = ("*.py",) if recipe.held_out else ("decoder.py", "emit_openvino.py", "openvino_proof.py", "adapter.py")
-    inputs = [files, recipe.precision, recipe.strict, _code(*code), openvino.__version__]
+    inputs = [files, recipe.precision, recipe.strict, _code(*code, *PROVING), openvino.__version__]
     folder = stage(recipe.work_dir, f"openvino-{recipe.precision}", inputs, make)
-    accuracy = _accuracy(folder)
-    precision = accuracy["precision"] if accuracy else recipe.precision
-    return Made(folder, proof.facts(source.config, room.context_length, precision), accuracy)
+    facts = proof.facts(source.config, room.context_length, _precision(recipe, folder))
+    return Made(folder, facts, _accuracy(folder))
 
 
 def _request(recipe: Recipe, source: Source, held_out: Path, quiet: bool) -> Request:
@@ -73,10 +78,17 @@ def _accuracy(folder: Path) -> dict[str, Any] | None:
     return json.loads(record.read_text()) if record.exists() else None
 
 
+def _precision(recipe: Recipe, folder: Path) -> str:
+    """Of the engine in ``folder``: what passed its proof, or what was asked for."""
+    accuracy = _accuracy(folder)
+    return str(accuracy["precision"]) if accuracy else recipe.precision
+
+
 def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], quiet: bool) -> Made:
     """The ONNX graph: proven where there is text to judge it by, then perhaps in another precision than asked for."""
     onnx, runtime, proof = _tools(recipe.target, "onnx", "onnx", "onnxruntime", "build_engine.proof")
     base = "fp32" if recipe.target == "onnxruntime" else "fp16"
+    _refuse_cache(source.config, room)
 
     def make(folder: Path) -> None:
         if recipe.held_out is None:
@@ -86,24 +98,35 @@ def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], qu
         else:
             request = _request(recipe, source, recipe.held_out, quiet)
             proof.emit_proven(request, base, room.context_length, folder)
+        run_first(folder, facts_of(folder) | {"kind": "onnxruntime"}, source.tokenizer, recipe.work_dir)
+
+    def facts_of(folder: Path) -> dict[str, Any]:
+        precision = _precision(recipe, folder)
+        cache = precision if precision in ("fp32", "fp16") else base
+        shape = (room.context_length, room.max_sequences)
+        facts = proof.slot_facts(source.config, cache, *shape, prefill_tokens=2 * recipe.step_tokens)
+        return {"kind": recipe.target, "precision": precision, **facts}
 
     tools = [onnx.__version__, runtime.__version__]
-    inputs = [files, recipe.precision, recipe.strict, base, room.context_length, _code("*.py"), tools]
+    inputs = [files, recipe.precision, recipe.strict, base, room.context_length, _code("*.py", "backend/*.py"), tools]
     folder = stage(recipe.work_dir, f"onnx-{recipe.precision}", inputs, make)
-    accuracy = _accuracy(folder)
-    precision = accuracy["precision"] if accuracy else recipe.precision
-    facts = proof.slot_facts(
-        source.config,
-        precision if precision in ("fp32", "fp16") else base,
-        room.context_length,
-        room.max_sequences,
-        prefill_tokens=2 * recipe.step_tokens,
-    )
-    facts = {"kind": recipe.target, "precision": precision, **facts}
+    facts, accuracy = facts_of(folder), _accuracy(folder)
     if recipe.target == "onnxruntime":
         return Made(folder, facts, accuracy)
     plan = _tensorrt(recipe, folder, facts)
     return Made(plan, facts | json.loads((plan / ENGINE_JSON).read_text()), accuracy)
+
+
+def _refuse_cache(config: DecoderConfig, room: Room) -> None:
+    """Raise :class:`RecipeError` for slots that no host has memory for, before anything is written or compiled."""
+    size = (
+        2 * 2 * config.layers * config.kv_heads * config.head_dim * room.kv_cache_tokens
+    )  # keys and values in 16 bits
+    if size > MOST_CACHE_BYTES:
+        raise RecipeError(
+            f"--slots: {room.max_sequences} of {room.context_length} tokens take {size / 1e12:,.1f} TB in fp16; give "
+            f"fewer or shorter ones, at most {MOST_CACHE_BYTES / 1e12:.1f} TB"
+        )
 
 
 def _tensorrt(recipe: Recipe, graph: Path, facts: dict[str, Any]) -> Path:
@@ -124,7 +147,7 @@ def _tensorrt(recipe: Recipe, graph: Path, facts: dict[str, Any]) -> Path:
     # An ordinary plan depends on the GPU too, so only this host's own work folder may remember it.
     version = api.load(recipe.target).__version__
     inputs = [graph.name, facts, vars(settings), version, api.Device(settings).gpu]
-    inputs += _code("tensorrt_api.py", "tensorrt_build.py", "gpu_check.py")
+    inputs += _code("tensorrt_api.py", "tensorrt_build.py", "gpu_check.py", *PROVING)
     return stage(recipe.work_dir, f"{recipe.target}-{recipe.precision}", inputs, make)
 
 

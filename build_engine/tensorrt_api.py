@@ -72,12 +72,14 @@ def new_log(trt: Any) -> Any:
 
 
 def refuse_log(lines: Sequence[tuple[bool, str]]) -> None:
-    """Raise :class:`EngineBuildError` with the first line that is an error, or says that something of the graph was
-    left out: TensorRT builds without it and computes something else. ``lines`` are (is an error, text).
+    """Raise :class:`EngineBuildError` when a line is an error, or says that something of the graph was left out:
+    TensorRT builds without it and computes something else. Quoted are the first such line, which says where, and the
+    last assertion, or else the last line, which says what. ``lines`` are (is an error, text).
     """
-    for is_error, text in lines:
-        if is_error or REFUSED.search(text):
-            raise EngineBuildError(f"TensorRT: {text}")
+    refused = [" ".join(text.split()) for is_error, text in lines if is_error or REFUSED.search(text)]
+    if refused:
+        reason = [text for text in refused if "assertion" in text.lower()] or refused
+        raise EngineBuildError(f"TensorRT: {' ... '.join(dict.fromkeys((refused[0], reason[-1])))}")
 
 
 class Device:

@@ -17,11 +17,13 @@ from typing import Any, Protocol, TypeVar
 
 from build_engine import work
 from build_engine.accuracy import WINDOW_TOKENS, Candidate, Evidence, prove
-from build_engine.backend.engine import Engine
+from build_engine.backend.engine import Engine, EngineError
 from build_engine.backend.engines import open_engine
 from build_engine.decoder import DecoderConfig
+from build_engine.errors import EngineBuildError
 from build_engine.recipe import BLOCK_SIZE
 from build_engine.source import Source
+from build_engine.verify import PREFILL_TOKENS
 
 JUDGED_AT_ONCE = 16
 
@@ -76,16 +78,19 @@ def judge(
             tried[variant.what] = variant
             yield Candidate(variant.what, variant.precision, partial(_opened, request, variant), variant.kept)
 
-    with _opened(request, reference) as engine:
-        winner, accuracy = prove(
-            candidates(), engine, evidence, asked=request.precision, strict=request.strict, quiet=request.quiet
-        )
+    try:
+        with _opened(request, reference) as engine:
+            winner, accuracy = prove(
+                candidates(), engine, evidence, asked=request.precision, strict=request.strict, quiet=request.quiet
+            )
+    except EngineError as error:  # a candidate's is on record
+        raise EngineBuildError(f"the {reference.what} engine to compare with does not open here: {error}") from None
     return tried[winner.what], accuracy
 
 
 @contextmanager
 def _opened(request: Request, variant: Variant) -> Iterator[Engine]:
-    """The variant as it will be served, in a folder that is gone afterwards."""
+    """The variant as it will be served, in a folder that is gone afterwards. Raises :class:`EngineError`."""
     config = request.source.config
     with work.part(request.work_dir, "judged") as folder:
         (folder / "engine").mkdir()
@@ -96,6 +101,6 @@ def _opened(request: Request, variant: Variant) -> Iterator[Engine]:
             folder,
             threads=os.cpu_count() or 1,
             cache_tokens=(WINDOW_TOKENS + BLOCK_SIZE) * JUDGED_AT_ONCE,  # a paged cache hands out whole blocks
-            step_tokens=WINDOW_TOKENS,
+            step_tokens=JUDGED_AT_ONCE * PREFILL_TOKENS,
             max_sequences=JUDGED_AT_ONCE,
         )

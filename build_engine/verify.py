@@ -1,7 +1,8 @@
 """How far an engine is from its reference, and whether that is near enough to publish.
 
-Both run the same held-out tokens through the seam they will be served through (:mod:`build_engine.backend.engine`), a
-token a step with the cache they serve with, so what is measured is what is served.
+Both run the same held-out tokens through the seam they will be served through (:mod:`build_engine.backend.engine`),
+with the cache they serve with, and as they are served: one half of each window in prefill chunks, the other a token
+a step, and chunks of some sequences in one step with the tokens of others.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from build_engine.backend.engine import Engine, Row
+from build_engine.backend.engine import Engine, EngineError, Row
 from build_engine.errors import AccuracyError
 
 Logits = npt.NDArray[np.float32]
 TokenIds = npt.NDArray[np.int64]
+Step = list[tuple[int, int, int]]
+"""A row each: the window it is of, and which of its tokens."""
+PREFILL_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -79,39 +84,73 @@ class Agreement:
 def compare(
     reference: Engine, candidate: Engine, windows: TokenIds, on_step: Callable[[], object] = lambda: None
 ) -> Agreement:
-    """Run ``windows`` int64 ``[n, length]`` through both engines. ``on_step`` is called after each step of both. Raises
-    :class:`AccuracyError` when a logit is not a number."""
-    batch = min(len(windows), reference.max_sequences, candidate.max_sequences, candidate.max_step_tokens)
+    """Run ``windows`` int64 ``[n, length]`` through both engines; a position is measured where a row of a step ends.
+    ``on_step`` is called after each step of both. Raises :class:`EngineError` when the candidate fails or says what is
+    no number, :class:`AccuracyError` when the reference does."""
+    engines = (reference, candidate)
+    batch = min(len(windows), candidate.max_step_tokens, *(engine.max_sequences for engine in engines))
+    most = min(PREFILL_TOKENS, *(min(engine.max_step_tokens // batch, engine.max_row_tokens) for engine in engines))
     tally = _Tally()
     for first in range(0, len(windows), batch):
         part = windows[first : first + batch]
-        pairs = zip(_steps(reference, part), _steps(candidate, part), strict=True)
-        for position, ((wanted, wanted_seconds), (got, seconds)) in enumerate(pairs):
-            tally.add(wanted, got, part[:, position + 1])
-            tally.times.append((wanted_seconds, seconds))
-            on_step()
+        steps = _schedule(len(part), part.shape[1], most)
+        with closing(_sound(reference, part, steps)) as wanted, closing(_run(candidate, part, steps)) as got:
+            for step, (a, seconds_a), (b, seconds_b) in zip(steps, wanted, got, strict=True):
+                tally.add(a, b, np.array([part[row, end] for row, _, end in step]))
+                if all(end - begin == 1 for _, begin, end in step):
+                    tally.times.append((seconds_a, seconds_b))
+                on_step()
     return tally.agreement(batch)
 
 
-def _steps(engine: Engine, part: TokenIds) -> Iterator[tuple[Logits, float]]:
-    """Logits ``[sequences, vocab]`` and seconds of each step but the last token's."""
-    sequences = [engine.open(part.shape[1]) for _ in part]
+def _schedule(sequences: int, length: int, most: int) -> list[Step]:
+    """The steps of ``sequences`` windows. Two neighbours take the first half of their window in chunks of at most
+    ``most`` tokens and the second a token a step, the next two the other way round (of fewer than four sequences, one
+    and one); neighbours' chunks differ in size.
+    """
+    positions, middle = length - 1, (length - 1) // 2
+    pieces = -(-middle // max(1, most - 1))
+    alike = 2 if sequences >= 4 else 1
+    ends = []
+    for row in range(sequences):
+        early = row % (2 * alike) < alike
+        begin, end = (0, middle) if early else (positions - middle, positions)
+        cuts = np.linspace(begin, end, pieces + 1).astype(int)[1:]
+        cuts[:-1] -= row % 2 if middle >= 2 * pieces else 0
+        singles = range(end + 1, positions + 1) if early else range(1, begin + 1)
+        ends.append([*cuts, *singles] if early else [*singles, *cuts])
+    parts = [list(zip([0, *map(int, each)], map(int, each), strict=False)) for each in ends]
+    return [[(row, *part) for row, part in enumerate(step)] for step in zip(*parts, strict=True)]
+
+
+def _sound(reference: Engine, part: TokenIds, steps: Sequence[Step]) -> Generator[tuple[Logits, float], None, None]:
+    """The reference's steps. What it cannot do ends the proof."""
     try:
-        if None in sequences:
-            raise AccuracyError(f"the engine has no room for {len(part)} sequences of {part.shape[1]} tokens")
-        for position in range(part.shape[1] - 1):
-            rows = [
-                Row(sequence, part[index, position : position + 1], sample=True)
-                for index, sequence in enumerate(sequences)
-                if sequence is not None
-            ]
+        yield from _run(reference, part, steps)
+    except EngineError as error:
+        raise AccuracyError(f"the model fails on this text in the reference's precision already: {error}") from error
+
+
+def _run(engine: Engine, part: TokenIds, steps: Sequence[Step]) -> Generator[tuple[Logits, float], None, None]:
+    """Logits ``[sequences, vocab]`` and seconds of each step. Raises :class:`EngineError`."""
+    sequences: list[int] = []
+    try:
+        for _ in part:
+            sequence = engine.open(part.shape[1])
+            if sequence is None:
+                raise EngineError(f"the engine has no room for {len(part)} sequences of {part.shape[1]} tokens")
+            sequences.append(sequence)
+        for step in steps:
+            rows = [Row(sequences[row], part[row, begin:end], sample=True) for row, begin, end in step]
             began = time.perf_counter()
             logits = engine.step(rows)
-            yield logits, time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            if not np.isfinite(logits).all():
+                raise EngineError("the engine's logits are infinite or not a number")
+            yield logits, seconds
     finally:
         for sequence in sequences:
-            if sequence is not None:
-                engine.close(sequence)
+            engine.close(sequence)
 
 
 class _Tally:
@@ -127,8 +166,6 @@ class _Tally:
     def add(self, wanted: Logits, got: Logits, following: TokenIds) -> None:
         """One step: logits ``[n, vocab]`` of both, and the tokens ``[n]`` that really follow."""
         reference, candidate = log_softmax(wanted), log_softmax(got)
-        if not np.isfinite(candidate).all():
-            raise AccuracyError("the engine's logits are infinite or not a number")
         rows = np.arange(len(following))
         self._reference_losses.append(-reference[rows, following])
         self._losses.append(-candidate[rows, following])

@@ -96,7 +96,7 @@ class SlotEngine:
         self.max_sequences = table.slots
         self.max_step_tokens = step_tokens
         self.max_row_tokens = min(step_tokens, facts.prefill_tokens)
-        self._prefill_batch = facts.prefill_batch
+        self._most = {"prefill_batch": facts.prefill_batch, "prefill_tokens": facts.prefill_tokens}
         self._executor = executor
         self._table = table
 
@@ -120,7 +120,7 @@ class SlotEngine:
             )
         order = {place: line for line, place in enumerate(k for k, row in enumerate(rows) if row.sample)}
         logits: npt.NDArray[np.float32] = np.empty((len(order), self.vocab_size), dtype=np.float32)
-        for call in plan(rows, slots, self._table, self._prefill_batch):
+        for call in plan(rows, slots, self._table, **self._most):
             found = self._executor.run(call)
             for place, line in call.lines:
                 logits[order[place]] = found[line]

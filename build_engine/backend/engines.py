@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .engine import Engine, EngineError, Row
+from .engine import Engine, EngineError, Row, TokenIds
 
 _MODULES = {
     "openvino": ".engine_openvino",
@@ -19,7 +19,7 @@ _MODULES = {
     "tensorrt-rtx": ".engine_slots",
 }
 
-WARM_UP_TOKENS = 32
+WARM_UP = np.zeros(32, np.int64)
 
 
 def open_engine(version_dir: Path, *, threads: int, cache_tokens: int, step_tokens: int, max_sequences: int) -> Engine:
@@ -44,18 +44,19 @@ def open_engine(version_dir: Path, *, threads: int, cache_tokens: int, step_toke
     return engine
 
 
-def warm_up(engine: Engine) -> None:
-    """Run a prompt and a token behind it, so that no request pays for what an engine does only once, and a version that
-    cannot step never becomes ready. Raises EngineError, also when a logit is not a number.
+def warm_up(engine: Engine, prompt: TokenIds = WARM_UP) -> None:
+    """Run ``prompt``, as much of it as there is room for, and a token behind it, so that no request pays for what an
+    engine does only once, and a version that cannot step never becomes ready. Raises EngineError, also when a logit is
+    not a number.
     """
     room = min(engine.context_length, engine.total_tokens())
-    prompt = max(1, min(room - 1, engine.max_row_tokens, WARM_UP_TOKENS))
-    sequence = engine.open(min(room, prompt + 1))
+    prompt = prompt[: max(1, min(room - 1, engine.max_row_tokens))]
+    sequence = engine.open(min(room, prompt.size + 1))
     if sequence is None:
-        raise EngineError(f"the engine has no room for a sequence of {prompt + 1} tokens")
+        raise EngineError(f"the engine has no room for a sequence of {prompt.size + 1} tokens")
     try:
-        for count in (prompt, 1)[: min(room, 2)]:
-            logits = engine.step([Row(sequence, np.zeros(count, np.int64), sample=True)])
+        for tokens in (prompt, prompt[:1])[: min(room, 2)]:
+            logits = engine.step([Row(sequence, tokens, sample=True)])
             if not np.isfinite(logits).all():
                 raise EngineError("the engine's logits are infinite or not a number")
     finally:

@@ -52,9 +52,17 @@ class OnnxRuntimeExecutor:
         return logits
 
 
-def open_executor(folder: Path, facts: SlotFacts, *, slots: int, threads: int) -> OnnxRuntimeExecutor:
-    """Load ``<folder>/model.onnx``. Raises EngineError when it cannot be loaded or is not what ``facts`` say."""
+def open_executor(
+    folder: Path, facts: SlotFacts, *, slots: int, threads: int, mapped: bool = False
+) -> OnnxRuntimeExecutor:
+    """Load ``<folder>/model.onnx``. With ``mapped`` the weights stay in their file, which is slow and takes no memory
+    of the model's size. Raises EngineError when it cannot be loaded or is not what ``facts`` say.
+    """
     options = ort.SessionOptions()
+    if mapped:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
     options.intra_op_num_threads = threads
     # Threads that spin between two operators take the cores from the server around us and are not faster.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -121,9 +121,14 @@ class _Share:
         return int(self.row.tokens.size)
 
 
-def plan(rows: Sequence[Row], slots: Sequence[Slot], table: SlotTable, prefill_batch: int) -> list[Call]:
-    """The calls of one step: one for all rows of one token, and the longer rows in groups of neighbours, at most
-    ``prefill_batch`` each. Every row is in exactly one call.
+def plan(
+    rows: Sequence[Row], slots: Sequence[Slot], table: SlotTable, *, prefill_batch: int, prefill_tokens: int
+) -> list[Call]:
+    """The calls of one step, in the order in which they must run: one for all rows of one token, and the longer rows in
+    groups of neighbours, at most ``prefill_batch`` each, none padded beyond ``prefill_tokens``, which no row exceeds.
+    Every row is in exactly one call.
+
+    The first call alone passes over slots, and writes behind what they hold: where the chunks of this very step go.
     """
     pairs = enumerate(zip(rows, slots, strict=True))
     shares = sorted((_Share(place, row, slot) for place, (row, slot) in pairs), key=lambda share: share.slot.index)
@@ -136,8 +141,8 @@ def plan(rows: Sequence[Row], slots: Sequence[Slot], table: SlotTable, prefill_b
             groups[-1].append(share)
         else:
             groups.append([share])
-    calls = [_call(group, _padded(group, table.capacity), table) for group in groups]
-    return [*calls, _call(decode, 1, table)] if decode else calls
+    calls = [_call(group, min(_padded(group, table.capacity), prefill_tokens), table) for group in groups]
+    return [_call(decode, 1, table), *calls] if decode else calls
 
 
 def _joins(group: Sequence[_Share], share: _Share, capacity: int) -> bool:

@@ -86,13 +86,16 @@ def opened(engine: Engine, size: int) -> int:
     return sequence
 
 
+def _one_by_one(engine: Engine, sequence: int, parts: list[np.ndarray]) -> list[np.ndarray]:
+    """Logits behind each part, with nobody else in the engine; the sequence is closed then."""
+    lines = [engine.step([Row(sequence, part, sample=True)])[0].copy() for part in parts]
+    engine.close(sequence)
+    return lines
+
+
 def alone(engine: Engine, prompt: np.ndarray, follow: np.ndarray) -> np.ndarray:
     """Logits behind the prompt and behind each token that follows, with nobody else in the engine."""
-    sequence = opened(engine, prompt.size + follow.size)
-    lines = [engine.step([Row(sequence, prompt, sample=True)])[0].copy()]
-    lines += [engine.step([Row(sequence, token[None], sample=True)])[0].copy() for token in follow]
-    engine.close(sequence)
-    return np.array(lines)
+    return np.array(_one_by_one(engine, opened(engine, prompt.size + follow.size), [prompt, *follow[:, None]]))
 
 
 def test_logits_have_one_line_for_each_sampled_row_in_order(make: Make) -> None:
@@ -129,6 +132,31 @@ def test_a_decode_row_is_the_same_alone_and_in_company(make: Make) -> None:
         rows.insert(2, Row(sequence, token[None], sample=True))
         found.append(engine.step(rows)[2].copy())
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_a_prompt_between_two_that_decode_is_the_same_alone_and_in_company(make: Make, reused: bool) -> None:
+    """Its chunks and its first tokens, in steps in which both neighbours decode, say what they say with nobody else;
+    so do the neighbours. Also in the room of a sequence that has left."""
+    engine = make()
+    parts = [[tokens(30, 20), *tokens(40, 6)[:, None]] for _ in range(3)]
+    parts[1] = [tokens(31, 9), tokens(32, 21), *tokens(41, 5)[:, None]]
+    parts[2] = [tokens(33, 26), *tokens(42, 6)[:, None]]
+    expected = [_one_by_one(engine, opened(engine, 60), each) for each in parts]
+    first, between, last = (opened(engine, 60) for _ in range(3))
+    if reused:
+        engine.step([Row(between, tokens(50, 50), sample=False)])
+        engine.close(between)
+        between = opened(engine, 60)
+    found = [[line.copy()] for line in engine.step([Row(first, parts[0][0], True), Row(last, parts[2][0], True)])]
+    found.insert(1, [])
+    for turn in range(6):
+        turns = ((first, parts[0][turn + 1]), (between, parts[1][turn]), (last, parts[2][turn + 1]))
+        logits = engine.step([Row(sequence, part, sample=True) for sequence, part in turns])
+        for lines, line in zip(found, logits, strict=True):
+            lines.append(line.copy())
+    for lines, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(lines, wanted[: len(lines)], rtol=0, atol=1e-4)
 
 
 def test_reserved_room_comes_back(make: Make) -> None:

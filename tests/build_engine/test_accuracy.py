@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from build_engine.accuracy import Candidate, Evidence, prove
-from build_engine.errors import AccuracyError
+from build_engine.errors import AccuracyError, UnsupportedModel
 
 from .test_verify import VOCABULARY, TableEngine
 
@@ -72,6 +72,32 @@ def test_another_precision_is_a_recorded_fall_back(tmp_path: Path) -> None:
         prove(candidates, REFERENCE, evidence(tmp_path), asked="int8", strict=True, quiet=True)
     assert "held_out.jsonl" in str(refused.value)
     assert tried.opened.count("fp16") == 1
+
+
+def test_a_candidate_that_fails_is_recorded_and_the_next_is_tried(tmp_path: Path) -> None:
+    """One that says what is no number, and one that cannot be written at all."""
+    tried = Tried()
+
+    @contextlib.contextmanager
+    def unwritable() -> Iterator[TableEngine]:
+        raise UnsupportedModel("tensor x reaches 7e+04")
+        yield REFERENCE
+
+    candidates = [
+        tried.candidate("nan", "int8", float("nan")),
+        Candidate("too large", "int8-weight-only", unwritable),
+        tried.candidate("fp16", "fp16", 0.0),
+    ]
+    winner, record = prove(candidates, REFERENCE, evidence(tmp_path), asked="int8", quiet=True)
+    assert winner.what == "fp16"
+    assert [(each["agreement"] is None, each["failures"]) for each in record["attempts"]] == [
+        (True, ["the engine's logits are infinite or not a number"]),
+        (True, ["tensor x reaches 7e+04"]),
+        (False, []),
+    ]
+    assert not REFERENCE.open_sequences
+    with pytest.raises(AccuracyError, match="nan: the engine's logits are infinite"):
+        prove(candidates, REFERENCE, evidence(tmp_path), asked="int8", strict=True, quiet=True)
 
 
 def test_nothing_good_enough_is_refused(tmp_path: Path) -> None:

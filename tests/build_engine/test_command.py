@@ -78,6 +78,51 @@ def test_a_choice_that_does_not_exist_is_a_usage_error(
     assert change[1] in capsys.readouterr().err
 
 
+GENERATION = ["--adapter x", "--adapter-base x", "--goldens x", "--context-length 9", "--slots 3", "--step-tokens 9"]
+GENERATION += ["--kv-cache-tokens 9", "--max-sequences 9", "--priority-levels 1"]
+CLASSIFICATION = ["--max-tokens 9", "--max-batch-size 9", "--preferred-batch-size 4", "--queue-delay-microseconds 5"]
+
+
+@pytest.mark.parametrize(
+    ("task", "flag"),
+    [
+        *(("text-classification", flag) for flag in GENERATION),
+        *(("text-generation", flag) for flag in CLASSIFICATION),
+    ],
+)
+def test_a_flag_of_another_task_is_refused_by_name(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], task: str, flag: str
+) -> None:
+    """Nothing that was asked for is left out in silence, whatever its value."""
+    if task == "text-classification":
+        pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
+    assert main([*arguments, "--quiet", "--task", task, *flag.split()]) == 3
+    assert (
+        capsys.readouterr().err == f"error: {flag.split(maxsplit=1)[0]} means nothing to --task {task}; leave it out\n"
+    )
+
+
+@pytest.mark.parametrize("task", ["text-generation", "text-classification"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-weight-only"])
+def test_calibration_text_that_nothing_is_fitted_to_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], task: str, precision: str
+) -> None:
+    """Only int8 has something to fit."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
+    asked = ["--task", task, "--target", "onnxruntime", "--precision", precision]
+    asked += ["--calibration", "c", "--held-out", "h"]
+    assert main([*arguments, *asked]) == 3
+    assert capsys.readouterr().err.startswith(f"error: --calibration is what int8 is fitted to; {precision}")
+
+
+def test_a_cache_that_no_host_has_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Before an hour of work, with how much it is."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
+    asked = ["--target", "onnxruntime", "--precision", "fp32", "--slots", "100000000"]
+    assert main([*arguments, *asked]) == 3
+    assert "--slots: 100000000 of 256 tokens take 6.6 TB in fp16" in capsys.readouterr().err
+
+
 def test_force_reaches_the_build(arguments: list[str], tmp_path: Path) -> None:
     """A second version of the same."""
     for _ in range(2):

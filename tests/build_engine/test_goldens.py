@@ -39,6 +39,9 @@ def test_a_users_line_becomes_a_golden(tmp_path: Path) -> None:
         ('{"text": "x", "max_tokens": "7"}', "max_tokens is not known here, or not int"),
         ('{"text": "x", "expect": "y"}', "expect is not known here"),
         ("", "holds 0 goldens"),
+        ('{"text": "\\ud800"}', "line 1: half a surrogate pair"),
+        ("[" * 100_000, "line 1: nested too deeply"),
+        ('{"messages": [{"role": "user", "content": null}]}', r"messages\[0\]\.content must be a string"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, says: str) -> None:
@@ -47,6 +50,16 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, says: str) -> None:
     file.write_text(line)
     with pytest.raises(TextError, match=says):
         read_goldens(file, TOKENIZER)
+
+
+def test_goldens_hold_any_separator_of_lines(publish_from: Builder, repository: Path, tmp_path: Path) -> None:
+    """In a question, and so in what a version keeps of it, which is read again before a rollout."""
+    source = write_directory(tmp_path / "source", Shape(layers=1))
+    asked = tmp_path / "ask.jsonl"
+    asked.write_text('{"text": "the\u2028th\u0085e", "max_tokens": 2}\n', encoding="utf-8")
+    publish_from(source, goldens=asked)
+    (recorded,) = read_goldens(repository / "tiny/1/goldens.jsonl", TOKENIZER)
+    assert recorded.prompt == "the\u2028th\u0085e"
 
 
 def test_a_build_records_what_its_engine_answers(publish_from: Builder, repository: Path, tmp_path: Path) -> None:

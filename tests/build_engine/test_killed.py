@@ -41,9 +41,9 @@ def start(source: Path, repository: Path, work_dir: Path) -> subprocess.Popen[by
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Return at the moment when ``path`` appears, or when the process has ended."""
-    while not path.exists() and process.poll() is None:
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
+    """Return at the moment when ``folder`` has what fits ``pattern``, or when the process has ended."""
+    while not any(folder.glob(pattern)) and process.poll() is None:
         pass
 
 
@@ -53,7 +53,7 @@ def timed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[float
     folder = tmp_path_factory.mktemp("timed")
     began = time.monotonic()
     process = start(source, folder / "models/repository", folder / "work")
-    wait_for(folder / f"models/{STAGING_PREFIX}{process.pid}", process)
+    wait_for(folder / "models", f"{STAGING_PREFIX}{process.pid}-*", process)
     staged = time.monotonic()
     assert process.wait(60) == 0
     return time.monotonic() - began, time.monotonic() - staged
@@ -116,7 +116,7 @@ def test_killed_while_publishing(
 ) -> None:
     """At a random moment while the version is laid out, made durable and renamed in."""
     before = {name: digest for name, digest in tree(repository / "tiny").items() if name.startswith("1/")}
-    wait_for(repository.parent / f"{STAGING_PREFIX}{running.pid}", running)
+    wait_for(repository.parent, f"{STAGING_PREFIX}{running.pid}-*", running)
     time.sleep(share * timed[1])
     running.kill()
     running.wait()
@@ -134,7 +134,7 @@ def test_killed_when_the_version_appears(
 ) -> None:
     """A version that can be seen is whole, however soon its builder dies."""
     before = {name: digest for name, digest in tree(repository / "tiny").items() if name.startswith("1/")}
-    wait_for(repository / "tiny/2", running)
+    wait_for(repository / "tiny", "2", running)
     time.sleep(delay)
     running.kill()
     running.wait()
@@ -147,7 +147,7 @@ def test_a_first_build_killed_when_the_model_appears(
 ) -> None:
     """The model's folder comes with its version and its ``config.pbtxt``, or not at all."""
     process = start(source, repository, tmp_path / "work")
-    wait_for(repository / "tiny", process)
+    wait_for(repository, "tiny", process)
     time.sleep(delay)
     process.kill()
     process.wait()

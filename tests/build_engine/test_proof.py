@@ -16,8 +16,9 @@ import onnx
 from build_engine import calibrate
 from build_engine.backend.engine import Row
 from build_engine.backend.engines import open_engine
+from build_engine.calibrate import Smoothing
 from build_engine.emit_onnx_int8 import Int8Plan
-from build_engine.errors import AccuracyError, RecipeError, TextError
+from build_engine.errors import AccuracyError, EngineBuildError, RecipeError, TextError, UnsupportedModel
 from build_engine.inspect import inspect
 from build_engine.pipeline import open_source
 from build_engine.precision import ladder
@@ -128,6 +129,46 @@ def test_openvino_is_proven_too(
     assert publish_from(source, precision=precision)["accuracy"] is None
 
 
+def overflowing(folder: Path, times: float = 3000) -> Path:
+    """A model that is sound in fp32 and whose every logit is no number in fp16, though fp16 holds all its weights; with
+    a larger factor it is not sound in fp32 either."""
+    source = write_directory(folder / "overflowing", Shape())
+    tensors = weights(Shape())
+    for kind in ("gate", "up"):
+        tensors[f"model.layers.0.mlp.{kind}_proj.weight"] *= np.float32(times)
+    write_safetensors(source / "model.safetensors", tensors)
+    return source
+
+
+def test_an_engine_that_says_no_numbers_is_not_published(
+    texts: dict[str, Path], tmp_path: Path, repository: Path, publish_from: Builder
+) -> None:
+    """Also without text to judge it by, and as the graph of a TensorRT plan; with text it falls back or is refused."""
+    source = overflowing(tmp_path)
+    asked: dict[str, Any] = {"target": "onnxruntime", "context_length": 64, "slots": 2}
+    with pytest.raises(EngineBuildError, match=r"does not work, .* infinite or not a number"):
+        publish_from(source, precision="fp16", **asked)
+    with pytest.raises(EngineBuildError, match=r"does not work, .* infinite or not a number"):
+        publish_from(source, precision="int8-weight-only", **asked | {"target": "tensorrt-rtx"})
+    with pytest.raises(AccuracyError, match=r"fp16: .* infinite or not a number"):
+        publish_from(source, precision="fp16", held_out=texts["held_out"], **asked)
+    assert not (repository / "tiny").exists()
+    assert not list((tmp_path / "work").glob("*.part"))
+    assert publish_from(source, precision="fp32", **asked)["precision"] == "fp32"
+
+
+def test_a_model_that_fails_in_fp32_ends_the_proof(
+    texts: dict[str, Path], tmp_path: Path, publish_from: Builder
+) -> None:
+    """There is nothing to compare with, so nothing is tried."""
+    source = overflowing(tmp_path, 1e25)
+    for target in ("onnxruntime", "openvino"):
+        with pytest.raises(AccuracyError, match="in the reference's precision already"):
+            publish_from(source, target=target, precision="int8-weight-only", held_out=texts["held_out"])
+        with pytest.raises(EngineBuildError, match="infinite or not a number"):
+            publish_from(source, target=target, precision="fp32")
+
+
 def test_openvino_s_int8_falls_back_and_says_so(
     source: Path, texts: dict[str, Path], publish_from: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +237,27 @@ def test_the_outlier_is_found_where_it_is_and_its_cost_predicts_the_plan(source:
     readers = next(site.readers for site in sites(config) if site.name == costliest)
     assert set(readers) <= set(rungs[0].kept)
     assert not list(tmp_path.iterdir())
+
+
+def test_int8_of_which_nothing_would_be_left_is_not_tried(source: Path) -> None:
+    """An int8 engine has at least one int8 activation; without one it is weight-only and says so."""
+    config = open_source(source).config
+    every = [site.name for site in sites(config)]
+    smoothing = Smoothing({}, {}, {reader: 1.0 for site in sites(config) for reader in site.readers}, {})
+    rungs = list(ladder(config, smoothing, dict.fromkeys(every, 0.004), most_kl=0.01))
+    assert [len(rung.plan.activations) > 0 for rung in rungs] == [True]
+    assert list(ladder(config, smoothing, dict.fromkeys(every, 1.0), most_kl=0.01)) == []
+
+
+def test_a_scale_that_is_no_number_is_refused_by_its_tensor(source: Path, tmp_path: Path) -> None:
+    """In fp16, of weights that int8 cannot scale there and of an activation that overflowed."""
+    config, read = open_source(source).config, open_source(source).finite
+    name = "model.layers.1.mlp.up_proj.weight"
+    for plan, factor in ((Int8Plan(weight_only=frozenset([name])), 1e9), (Int8Plan({name: float("inf")}), 1.0)):
+        with pytest.raises(UnsupportedModel, match=r"model\.layers\.1\.mlp\.up_proj\.weight.* is no finite number"):
+            Variant("", "int8", "fp16", plan, lambda each, f=factor: read(each) * (f if each == name else 1)).emit(
+                config, 32, tmp_path
+            )
 
 
 def logits(variant: Variant, source: Path, folder: Path, tokens: Any) -> Any:

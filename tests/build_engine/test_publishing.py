@@ -14,6 +14,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from build_engine import work
 from build_engine.errors import BuildError, PublishError
 from build_engine.inspect import find_versions, inspect
 from build_engine.publish import STAGING_PREFIX, versions
@@ -101,17 +102,55 @@ def test_a_stale_config_is_repaired_by_the_next_build(publish_from: Builder, sou
     assert inspect(find_versions(repository)[-1])["problems"] == []
 
 
-def test_what_killed_builds_left_is_cleared(publish_from: Builder, source: Path, repository: Path) -> None:
-    """Of the dead and of those that had this very process id, as in a container; not of the living."""
-    for process in ("999999999", str(os.getpid()), str(os.getppid())):
-        left = repository.parent / f"{STAGING_PREFIX}{process}"
-        left.mkdir(parents=True)
-        (left / "half").write_text("")
+HOLD = """
+import sys, pathlib
+from build_engine import publish, work
+repository, work_dir = map(pathlib.Path, sys.argv[1:])
+with publish.staging(repository) as staging, work.part(work_dir, "judged") as part:
+    print(staging.name, part.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_killed_builds_left_is_cleared_and_the_living_are_left_alone(
+    publish_from: Builder, source: Path, repository: Path, tmp_path: Path
+) -> None:
+    """Whatever its process id says: in another container it is nobody's here, or ours."""
+    repository.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLD, str(repository), str(tmp_path / "work")]
+    for process in ("999999999", f"{os.getpid()}-abc", str(os.getppid())):
+        for left in (repository.parent / f"{STAGING_PREFIX}{process}", tmp_path / f"work/judged-x.{process}.part"):
+            left.mkdir(parents=True)
+            (left / "half").write_text("")
+    living = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert living.stdin is not None
+    assert living.stdout is not None
+    staging, part = living.stdout.readline().split()
+    disguised = repository.parent / f"{STAGING_PREFIX}999999999"
+    (repository.parent / staging).rename(disguised)
     publish_from(source)
-    assert sorted(path.name for path in repository.parent.iterdir()) == [
-        f"{STAGING_PREFIX}{os.getppid()}",
-        repository.name,
-    ]
+    assert sorted(path.name for path in repository.parent.iterdir()) == [disguised.name, repository.name]
+    assert [path.name for path in (tmp_path / "work").glob("*.part")] == [part]
+    living.kill()
+    living.communicate()
+    publish_from(source, precision="int8")
+    assert list(repository.parent.iterdir()) == [repository]
+    assert not list((tmp_path / "work").glob("*.part"))
+
+
+def test_two_builds_of_one_stage_end_in_one(tmp_path: Path) -> None:
+    """The second to finish finds what the first has made."""
+
+    def first(folder: Path) -> None:
+        (folder / "made").write_text("first")
+
+    def second(folder: Path) -> None:
+        (folder / "made").write_text("second")
+        work.stage(tmp_path, "name", "inputs", first)
+
+    done = work.stage(tmp_path, "name", "inputs", second)
+    assert (done / "made").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [done]
 
 
 @pytest.mark.parametrize("place", ["/proc/repository", "source/config.json", "source/config.json/repository"])

@@ -34,6 +34,12 @@ def test_what_can_be_built_is_not_refused(tmp_path: Path) -> None:
         ({"sliding_window": 32}, "sliding_window"),
         ({"num_local_experts": 8}, "num_local_experts says a mixture of experts"),
         ({"num_experts": 8}, "num_experts says a mixture of experts"),
+        (
+            {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8},
+            "num_local_experts says .* routing",
+        ),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}, "num_experts says .* routing .*weights"),
+        ({"architectures": ["DeepseekV3ForCausalLM"], "n_routed_experts": 256}, "n_routed_experts says .* routing"),
         ({"attention_bias": True}, "attention_bias"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config says already quantised"),

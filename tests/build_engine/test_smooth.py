@@ -100,3 +100,15 @@ def test_int8_rows_are_the_nearest_values() -> None:
     assert values.dtype == np.int8
     assert np.abs(values).max() == 127
     assert (np.abs(values * scale[:, None] - weight) <= scale[:, None] * 0.5001).all()
+
+
+def test_a_row_of_zeros_has_a_step_that_fp16_can_say() -> None:
+    """Zero or almost: the step is a normal number of the graph's type, and what the values were divided by."""
+    weight = TENSORS["model.layers.0.mlp.up_proj.weight"].copy()
+    weight[0], weight[1], weight[2] = 0, weight[1] * 1e-8, weight[2] * 1e-3
+    values, step = int8_rows(weight, np.float16)
+    assert step.dtype == np.float16
+    assert (step >= np.finfo(np.float16).tiny).all()
+    assert not values[:2].any()
+    stored = step.astype(np.float32)[:, None]
+    assert (np.abs(values * stored - weight) <= stored * 0.5001).all()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -99,7 +101,33 @@ def test_a_plan_is_only_verified_where_it_has_run(graph: Path, tmp_path: Path) -
         verified(graph, other, facts | {"kind": "onnxruntime"}, tmp_path / "work")
     built = {"module": "tensorrt_rtx_bindings", "version": "0.0.1", "version_compatible": False}
     assert not verified(graph, other, facts | {"kind": "tensorrt-rtx", "builder": built}, tmp_path / "work")
+    for_this_host = facts | {"kind": "tensorrt", "builder": built}
+    with pytest.raises(EngineBuildError, match="built for the GPU here and does not load"):
+        verified(graph, other, for_this_host, tmp_path / "work")
+    broken = write_broken(graph, tmp_path / "broken")
+    with pytest.raises(EngineBuildError, match=r"loads on the GPU here and fails: .* not a number"):
+        verified(graph, broken, facts | {"kind": "onnxruntime"}, tmp_path / "work")
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def write_broken(graph: Path, folder: Path) -> Path:
+    """The graph whose logits of a prefill call are no numbers, and of a decode call what they were."""
+    shutil.copytree(graph, folder)
+    model = onnx.load(folder / MODEL, load_external_data=False)
+    nodes = model.graph.node
+    nodes[-1].output[0] = "sound"
+    constants = {"nan": np.array(np.nan, np.float32), "one": np.array(1, np.int64), "axis": np.array(1, np.int64)}
+    for name, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    for kind, inputs, output in (
+        ("Shape", ["input_ids"], "ids_shape"),
+        ("Gather", ["ids_shape", "axis"], "length"),
+        ("Greater", ["length", "one"], "prefills"),
+        ("Where", ["prefills", "nan", "sound"], "logits"),
+    ):
+        nodes.append(onnx.helper.make_node(kind, inputs, [output]))
+    (folder / MODEL).write_bytes(model.SerializeToString())
+    return folder
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -197,6 +225,30 @@ def test_what_the_log_may_not_say() -> None:
     for line in ((True, "Error Code 9"), (False, "Unused Input: kv_len"), (False, "x is unsupported in y")):
         with pytest.raises(EngineBuildError, match=line[1]):
             refuse_log([(False, "harmless"), line])
+
+
+def test_a_burst_of_errors_is_told_by_where_and_why() -> None:
+    """As TensorRT's parser writes them: the line that helps is the last one."""
+    burst = ["While parsing node number 36 [D -> D_36]:", "--- Begin node ---", "--- End node ---"]
+    burst += ["ERROR: importers.cpp:1889 In function f:\n[6] Assertion failed: must be positive", "Failed."]
+    with pytest.raises(EngineBuildError) as raised:
+        refuse_log([(False, "harmless"), *((True, line) for line in burst)])
+    where, why = burst[0], "ERROR: importers.cpp:1889 In function f: [6] Assertion failed: must be positive"
+    assert str(raised.value) == f"TensorRT: {where} ... {why}"
+
+
+@pytest.mark.parametrize("what", ["zeros", "almost zeros"])
+def test_int8_rows_of_almost_nothing_are_compiled(
+    publish_from: Builder, repository: Path, tmp_path: Path, what: str
+) -> None:
+    """TensorRT takes no scale that is not positive, and in fp16 a small one is zero."""
+    source = write_directory(tmp_path / "source", SHAPE)
+    tensors = weights(SHAPE)
+    tensors["model.layers.0.mlp.up_proj.weight"][3] *= 0 if what == "zeros" else 1e-7
+    write_safetensors(source / "model.safetensors", tensors)
+    asked: dict[str, Any] = {"context_length": 64, "slots": 2, "step_tokens": 33}
+    manifest = publish_from(source, target="tensorrt-rtx", precision="int8-weight-only", **asked)
+    assert manifest["engine"]["profiles"][0]["tokens"] == [1, 64, 64]
 
 
 @pytest.mark.parametrize(
