@@ -183,14 +183,16 @@ def benign_texts(file: PolicyFile, folder: Path) -> tuple[str, ...]:
 
 def _linted(listed: Listed, file: PolicyFile, folder: Path, allow: Matcher | None) -> Listed:
     """The list, with entries that are too ordinary refused or demoted. Raises :class:`PolicyError`."""
-    folds = listed.part.folds.folds()
-    blocking = [line for line in listed.lines if listed.acts(line) == "block"]
+    folds, pinyin = listed.part.folds.folds(), listed.part.pinyin
+    for_a_tenant = any(tenant.actions.get(listed.part.name) == "block" for tenant in file.tenants.values())
+    blocking = [line for line in listed.lines if for_a_tenant or listed.acts(line) == "block"]
     ordinary = {line.number: "a single letter" for line in lint.too_short(blocking, folds)}
     if blocking and file.lint.max_rate < 1:
         texts, whole_words = benign_texts(file, folder), listed.part.match == "word"
-        for each in lint.score(blocking, folds, whole_words, texts, allow):
+        for each in lint.score(blocking, folds, whole_words, texts, allow, pinyin=pinyin):
             if each.rate > file.lint.max_rate:
-                ordinary.setdefault(each.line.number, f"hits {each.rate:.1%} of ordinary texts")
+                spelled = ", spelled in pinyin or not" if pinyin else ""
+                ordinary.setdefault(each.line.number, f"hits {each.rate:.1%} of ordinary texts{spelled}")
     if not ordinary:
         return listed
     if file.lint.on_fail == "flag":

@@ -86,6 +86,19 @@ def test_an_ordinary_entry_only_flags_if_the_policy_says_so(tmp_path: Path) -> N
     assert [each.action for each in rules.check("炸弹制作")] == ["block"]
 
 
+@pytest.mark.parametrize("entry", ["words: [价格]", "words: [马可], pinyin: true"])
+@pytest.mark.parametrize("blocks", ["action: block", "action: flag"])
+def test_no_way_to_block_goes_round_the_lint(tmp_path: Path, entry: str, blocks: str) -> None:
+    """Neither a tenant that blocks what the list only flags, nor a spelling that is an ordinary word."""
+    text = HEAD + f"  - {{name: a, {entry}, {blocks}}}\ntenants: {{t: {{actions: {{a: block}}}}}}\n"
+    benign = "please make tea\n价格不错\n"
+    with pytest.raises(PolicyError, match="word 1: too ordinary to block: hits 50\\.0% of ordinary texts"):
+        load(tmp_path, text + "lint: {benign: benign.txt}\n", benign=benign)
+    policy = load(tmp_path, text + "lint: {benign: benign.txt, on_fail: flag}\n", benign=benign)
+    found = [each.action for line in benign.splitlines() for each in policy.rules("input", "t").check(line)]
+    assert found == ["flag"]
+
+
 def test_what_an_allowed_word_contains_is_not_ordinary(tmp_path: Path) -> None:
     """The allow list counts when entries are scored, on one's own texts too."""
     text = HEAD + "  - {name: a, words: [cunt], match: substring}\nlint: {benign: benign.txt}\n"
