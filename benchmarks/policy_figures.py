@@ -70,8 +70,9 @@ def _others(results: dict[str, Any]) -> list[Row]:
         ),
         (
             f"longest stall of the event loop, {reload['words']:,} words read anew",
-            f"{reload['stall_ms']:.0f} ms (the machine alone {reload['machine_alone_ms']:.0f} ms; the process's own "
-            f"work at most {reload['own_ms_most']:.0f} ms)",
+            f"{reload['stall_ms']:.0f} ms, the median of several reloads; the most {reload['stall_ms_most']:.0f} ms "
+            f"(the machine alone {reload['machine_alone_ms']:.0f} ms, the most "
+            f"{reload['machine_alone_ms_most']:.0f} ms; the process's own work at most {reload['own_ms_most']:.0f} ms)",
             "reload",
         ),
     ]

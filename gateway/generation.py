@@ -183,7 +183,7 @@ class Generation:
             ask.model, ask.request_id, values, seconds, lease.priority, metadata=record.metadata
         )
         policy = self._policy.policy.version
-        guard = self._policy.output(replace(admitted.context, direction="output"))
+        guard = self._policy.output(replace(admitted.context, direction="output"), json="json_schema" in values)
         gate = LogprobGate(guard) if "logprobs" in values else None
         verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
         text = _guarded(deltas, guard, lease, gate, ask.trace)

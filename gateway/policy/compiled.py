@@ -4,9 +4,10 @@ a tenant's own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from gateway.policy.config import AllowPart, ListPart, PatternPart, PolicyFile, 
 from gateway.policy.errors import PolicyError
 from gateway.policy.folds import Folds, folding
 from gateway.policy.guard import Guarded
-from gateway.policy.lists import MOST_CATEGORIES, Line, read_list
+from gateway.policy.lists import MOST_CATEGORIES, Line, check_entry, read_list
 from gateway.policy.matcher import Entry, Matcher
 from gateway.policy.moderators import Services
 from gateway.policy.patterns import PatternError, Rule, compile_rule
@@ -25,6 +26,7 @@ from gateway.policy.personal import shipped
 from gateway.policy.rules import Mask, Meaning, Rules
 from gateway.policy.verdict import Action, Direction
 from gateway.policy.wordset import Kind, WordSet, make_words
+from gateway.yaml_file import place
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,12 @@ def load_policy(path: Path, services: Services | None = None) -> Policy:
 def compile_policy(file: PolicyFile, folder: Path, name: str, services: Services | None = None) -> Policy:
     """A policy from its file; ``folder`` is where relative files lie. Without ``services`` there are no moderators.
     Raises :class:`PolicyError`."""
-    allow, words = read_allow(file.allow, folder)
-    lists = tuple(_linted(each, file, folder, allow) for each in read_lists(file, folder, name))
+    with _at(name, "allow"):
+        allow, words = read_allow(file.allow, folder)
+    listed_here = read_lists(file, folder, name)
+    with _at(name, "lint", "benign"):
+        texts = benign_texts(file, folder) if listed_here else ()
+    lists = tuple(_linted(each, file, texts, allow) for each in listed_here)
     digest = hashlib.sha256(file.model_dump_json().encode())
     for line in (line for listed in lists for line in listed.lines):
         digest.update(f"{line.word}\t{line.action}\t{line.category}\n".encode("utf-8", "surrogatepass"))
@@ -136,6 +142,15 @@ def compile_policy(file: PolicyFile, folder: Path, name: str, services: Services
     demoted = sum(len(each.demoted) for each in lists)
     policy = Policy(file, digest.hexdigest(), _word_sets(lists), demoted, _patterns(file, name), allow)
     return policy if services is None else with_moderators(policy, folder, services)
+
+
+@contextlib.contextmanager
+def _at(name: str, *location: int | str) -> Iterator[None]:
+    """Say of what goes wrong where in the policy's file it was asked for."""
+    try:
+        yield
+    except (PolicyError, PatternError) as error:
+        raise PolicyError(f"{place(Path(name), location)}: {error}") from None
 
 
 def with_moderators(policy: Policy, folder: Path, services: Services) -> Policy:
@@ -165,12 +180,15 @@ def _word_sets(lists: Iterable[Listed]) -> tuple[WordSet, ...]:
 def read_lists(file: PolicyFile, folder: Path, name: str) -> list[Listed]:
     """Every list with its entries, not linted. Raises :class:`PolicyError`."""
     found = []
-    for part in file.lists:
+    for position, part in enumerate(file.lists):
         if part.file is not None:
-            listed = Listed(part, tuple(read_list(folder / part.file)), f"{folder / part.file}:")
+            with _at(name, "lists", position, "file"):
+                listed = Listed(part, tuple(read_list(folder / part.file)), f"{folder / part.file}:")
         else:
             lines = tuple(Line(word, None, "", number) for number, word in enumerate(part.words, 1))
             listed = Listed(part, lines, f"{name}: list '{part.name}', word ")
+            for line in lines:
+                check_entry(f"{listed.where}{line.number}", line.word)
         _check_entries(listed)
         found.append(listed)
     return found
@@ -181,16 +199,18 @@ def benign_texts(file: PolicyFile, folder: Path) -> tuple[str, ...]:
     return read_texts(folder / file.lint.benign) if file.lint.benign is not None else shipped_texts()
 
 
-def _linted(listed: Listed, file: PolicyFile, folder: Path, allow: Matcher | None) -> Listed:
+def _linted(listed: Listed, file: PolicyFile, texts: Sequence[str], allow: Matcher | None) -> Listed:
     """The list, with entries that are too ordinary refused or demoted. Raises :class:`PolicyError`."""
-    folds = listed.part.folds.folds()
-    blocking = [line for line in listed.lines if listed.acts(line) == "block"]
+    folds, pinyin = listed.part.folds.folds(), listed.part.pinyin
+    for_a_tenant = any(tenant.actions.get(listed.part.name) == "block" for tenant in file.tenants.values())
+    blocking = [line for line in listed.lines if for_a_tenant or listed.acts(line) == "block"]
     ordinary = {line.number: "a single letter" for line in lint.too_short(blocking, folds)}
     if blocking and file.lint.max_rate < 1:
-        texts, whole_words = benign_texts(file, folder), listed.part.match == "word"
-        for each in lint.score(blocking, folds, whole_words, texts, allow):
+        whole_words = listed.part.match == "word"
+        for each in lint.score(blocking, folds, whole_words, texts, allow, pinyin=pinyin):
             if each.rate > file.lint.max_rate:
-                ordinary.setdefault(each.line.number, f"hits {each.rate:.1%} of ordinary texts")
+                spelled = ", spelled in pinyin or not" if pinyin else ""
+                ordinary.setdefault(each.line.number, f"hits {each.rate:.1%} of ordinary texts{spelled}")
     if not ordinary:
         return listed
     if file.lint.on_fail == "flag":
@@ -216,6 +236,11 @@ def read_allow(part: AllowPart | None, folder: Path) -> tuple[Matcher | None, li
     if part is None:
         return None, []
     words = [*part.words, *([line.word for line in read_list(folder / part.file)] if part.file else [])]
+    fold = folding(Folds())
+    for number, word in enumerate(words, 1):
+        check_entry(f"word {number}", word)
+        if not fold.entry(word):
+            raise PolicyError(f"word {number}: nothing is left of this entry once it is folded; remove it")
     entries = [Entry(word, part.match == "word") for word in words]
     return (Matcher(entries) if entries else None), words
 
@@ -223,12 +248,10 @@ def read_allow(part: AllowPart | None, folder: Path) -> tuple[Matcher | None, li
 def _patterns(file: PolicyFile, name: str) -> tuple[tuple[PatternPart, Rule], ...]:
     known = shipped() if file.patterns else {}
     found = []
-    for part in file.patterns:
-        if part.use is not None and part.use not in known:
-            raise PolicyError(f"{name}: patterns: use must be one of {', '.join(known)}")
-        try:
+    for number, part in enumerate(file.patterns):
+        with _at(name, "patterns", number, "pattern" if part.use is None else "use"):
+            if part.use is not None and part.use not in known:
+                raise PolicyError(f"use must be one of {', '.join(known)}")
             rule = known[part.use] if part.use is not None else compile_rule(part.called, part.pattern or "")
-        except PatternError as error:
-            raise PolicyError(f"{name}: patterns: {error}") from None
         found.append((part, rule))
     return tuple(found)

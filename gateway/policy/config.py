@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gateway.policy.errors import PolicyError
 from gateway.policy.folds import Folds
 from gateway.policy.verdict import Direction
-from gateway.yaml_file import YamlFileError, read_yaml
+from gateway.yaml_file import Location, YamlFileError, place, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
+FileName = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 FoundAction = Literal["flag", "redact", "block"]
 BOTH: tuple[Direction, ...] = ("input", "output")
 
@@ -49,7 +50,7 @@ class ListPart(_Part):
     """A word list."""
 
     name: Name = Field(description="Appears in verdicts, metrics and the audit record.")
-    file: str | None = Field(default=None, description="The list's file, beside the policy file or absolute.")
+    file: FileName | None = Field(default=None, description="The list's file, beside the policy file or absolute.")
     words: list[str] = Field(default=[], description="Entries right here, instead of a file.")
     action: FoundAction = Field(default="block", description="For entries without an action of their own.")
     category: str = Field(default="", max_length=40, description="For entries without a category of their own.")
@@ -73,9 +74,15 @@ class ListPart(_Part):
 class AllowPart(_Part):
     """Words that cancel the hits that they contain."""
 
-    file: str | None = None
+    file: FileName | None = None
     words: list[str] = []
     match: Literal["word", "substring"] = "word"
+
+    @model_validator(mode="after")
+    def _some_source(self) -> AllowPart:
+        if self.file is None and not self.words:
+            raise ValueError("give file, words or both")
+        return self
 
 
 class PatternPart(_Part):
@@ -125,7 +132,7 @@ class SecretPart(_Part):
     """A value that does not stand in the policy."""
 
     env: str | None = None
-    file: str | None = None
+    file: FileName | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> SecretPart:
@@ -190,11 +197,19 @@ class MaskPart(_Part):
         default=None, max_length=40, description="One for each stretch; `{category}` is filled in."
     )
 
+    @model_validator(mode="after")
+    def _one_mask(self) -> MaskPart:
+        if self.character is None and not self.label:
+            raise ValueError("give character or label; what stood around a text that is left out could make a word")
+        return self
+
 
 class LintPart(_Part):
     """When an entry is too ordinary to block."""
 
-    benign: str | None = Field(default=None, description="A file of ordinary texts, one a line, to score entries on.")
+    benign: FileName | None = Field(
+        default=None, description="A file of ordinary texts, one a line, to score entries on."
+    )
     max_rate: float = Field(default=0.001, ge=0, le=1, description="Share of ordinary texts that an entry may hit.")
     on_fail: Literal["refuse", "flag"] = Field(
         default="refuse", description="Refuse the policy, or only flag the entry."
@@ -221,25 +236,29 @@ class PolicyFile(_Part):
     lint: LintPart = LintPart()
     tenants: dict[str, TenantPart] = {}
 
-    @model_validator(mode="after")
-    def _names(self) -> PolicyFile:
-        names = [each.name for each in self.lists] + [each.called for each in self.patterns]
-        names += [each.name for each in self.moderators]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"the name '{twice[0]}' is given twice")
-        for tenant, part in self.tenants.items():
-            unknown = sorted(set(part.actions) - set(names))
-            if unknown:
-                raise ValueError(
-                    f"tenants.{tenant}.actions names '{unknown[0]}', which is no list, pattern or moderator"
-                )
-        return self
-
 
 def read_policy(path: Path) -> PolicyFile:
     """Read and check a policy file. Raises :class:`PolicyError`."""
     try:
-        return read_yaml(path, PolicyFile)
+        file = read_yaml(path, PolicyFile)
     except YamlFileError as error:
         raise PolicyError(str(error)) from None
+    _check_names(file, path)
+    return file
+
+
+def _check_names(file: PolicyFile, path: Path) -> None:
+    """Raises :class:`PolicyError` for a name that two parts have, or that a tenant uses and none has."""
+    parts: list[tuple[Location, str]] = [(("lists", number), each.name) for number, each in enumerate(file.lists)]
+    parts += [(("patterns", number), each.called) for number, each in enumerate(file.patterns)]
+    parts += [(("moderators", number), each.name) for number, each in enumerate(file.moderators)]
+    names: set[str] = set()
+    for location, name in parts:
+        if name in names:
+            raise PolicyError(f"{place(path, location)}: the name '{name}' is given twice")
+        names.add(name)
+    for tenant, part in file.tenants.items():
+        for name in part.actions:
+            if name not in names:
+                where = place(path, ("tenants", tenant, "actions", name))
+                raise PolicyError(f"{where}: there is no list, pattern or moderator of this name")

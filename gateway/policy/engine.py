@@ -97,8 +97,8 @@ class PolicyEngine:
         self._observer.decided("input", decision.action)
         return decision
 
-    def output(self, context: Context) -> OutputGuard:
-        """A guard for one answer, under the policy of now."""
+    def output(self, context: Context, *, json: bool = False) -> OutputGuard:
+        """A guard for one answer, under the policy of now; ``json`` if the answer is JSON."""
         policy = self.policy
         rules = policy.rules("output", context.tenant)
 
@@ -109,7 +109,7 @@ class PolicyEngine:
             self._observer.decided("output", guard.action)
             self._record(policy, context, guard.action, guard.spans, tuple(guard.judged))
 
-        return OutputGuard(context, rules, policy.judges("output", context.tenant), ended)
+        return OutputGuard(context, rules, policy.judges("output", context.tenant), ended, json=json)
 
     def _record(
         self, policy: Policy, context: Context, action: Action, spans: Sequence[Span], judged: Sequence[Judged]

@@ -164,6 +164,11 @@ class Folding:
             self._coarse = self._make_coarse()
         return self._coarse
 
+    def take_coarse(self, table: npt.NDArray[np.uint32]) -> None:
+        """The same as another process has made it, which takes half a second."""
+        if self._coarse is None:
+            self._coarse = table
+
     def _make_coarse(self) -> npt.NDArray[np.uint32]:
         table = np.full(0x110000, SEPARATOR, np.uint32)
         for first, end in _UNIFORM:

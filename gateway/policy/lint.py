@@ -1,7 +1,7 @@
 """How ordinary a list's entries are: each is scored on texts of ordinary people.
 
-An entry that blocks and hits more of them than the policy allows is refused (or only flags, as the policy says), since
-big public lists are full of everyday words.
+An entry that blocks, for a tenant at least, and hits more of them than the policy allows is refused (or only flags, as
+the policy says), since big public lists are full of everyday words.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gateway.policy.folds import Folds, folding
 from gateway.policy.lists import Line
 from gateway.policy.matcher import Entry, Matcher
+from gateway.policy.pinyin import spellings
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,23 @@ class Score:
 
 
 def score(
-    lines: Sequence[Line], folds: Folds, whole_words: bool, texts: Sequence[str], allow: Matcher | None
+    lines: Sequence[Line],
+    folds: Folds,
+    whole_words: bool,
+    texts: Sequence[str],
+    allow: Matcher | None,
+    *,
+    pinyin: bool = False,
 ) -> list[Score]:
-    """The entries that hit any of ``texts``, most ordinary first. What ``allow`` cancels is no hit."""
-    matcher = Matcher([Entry(line.word, whole_words) for line in lines], folds)
+    """The entries that hit any of ``texts``, most ordinary first; with ``pinyin``, spelled out too. What ``allow``
+    cancels is no hit."""
+    entries = [(Entry(line.word, whole_words), place) for place, line in enumerate(lines)]
+    if pinyin:
+        entries += [(Entry(*other), place) for place, line in enumerate(lines) for other in spellings(line.word)]
+    matcher = Matcher([entry for entry, _ in entries], folds)
     hits: Counter[int] = Counter()
     for text in texts:
-        found = {(each.start, each.end, matcher.entry(each.entry)) for each in matcher.find(text)}
+        found = {(each.start, each.end, entries[matcher.entry(each.entry)][1]) for each in matcher.find(text)}
         if found and allow is not None:
             allowed = [(each.start, each.end) for each in allow.find(text)]
             found = {each for each in found if not any(first <= each[0] and each[1] <= end for first, end in allowed)}

@@ -49,8 +49,13 @@ def _line(path: Path, number: int, line: str) -> Line:
         raise PolicyError(f"{path}:{number}: more than three fields; expected word[TAB action[TAB category]]")
     if action and action not in ACTIONS[1:]:
         raise PolicyError(f"{path}:{number}: action must be one of {', '.join(ACTIONS[1:])}")
-    if not word or len(word) > LONGEST_WORD:
-        raise PolicyError(f"{path}:{number}: a word has 1 to {LONGEST_WORD} characters")
-    if any(unicodedata.category(each) == "Cc" for each in word + category):
-        raise PolicyError(f"{path}:{number}: control characters cannot be part of an entry")
+    check_entry(f"{path}:{number}", word, category)
     return Line(word, next((each for each in ACTIONS if each == action), None), category, number)
+
+
+def check_entry(where: str, word: str, category: str = "") -> None:
+    """Raises :class:`PolicyError` for what cannot be an entry."""
+    if not word or len(word) > LONGEST_WORD:
+        raise PolicyError(f"{where}: a word has 1 to {LONGEST_WORD} characters")
+    if any(unicodedata.category(each) == "Cc" for each in word + category):
+        raise PolicyError(f"{where}: control characters cannot be part of an entry")

@@ -77,12 +77,14 @@ class Matcher:
     def __getstate__(self) -> dict[str, Any]:
         """For another process."""
         automata = [each.serialize() if each is not None else None for each in (self._plain, self._merged)]
-        alignment = self.alignment
-        return {"folds": alignment.folds, "trie": alignment.trie, "entry_of": self._entry_of, "automata": automata}
+        alignment, coarse = self.alignment, self.folding.coarse()
+        parts = {"folds": alignment.folds, "trie": alignment.trie, "entry_of": self._entry_of, "automata": automata}
+        return {**parts, "coarse": coarse}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In another process."""
         self.folding = folding(state["folds"])
+        self.folding.take_coarse(state["coarse"])
         self.alignment = Alignment(state["folds"], state["trie"])
         self._entry_of = state["entry_of"]
         self._plain, self._merged = (

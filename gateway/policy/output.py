@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gateway.policy.guard import Guarded
+from gateway.policy.json_text import JsonRuleStream, unescaped
 from gateway.policy.judging import Judge, Judged, Outcome
 from gateway.policy.rules import Rules, RuleStream
 from gateway.policy.segments import Segmenter
 from gateway.policy.verdict import Action, Context, Span, strictest
 
 BEFORE_CHARACTERS = 400
-BEFORE_RULES = 32
 
 
 class OutputGuard:
@@ -29,9 +29,13 @@ class OutputGuard:
         rules: Rules,
         judges: Sequence[tuple[Guarded, Action | None]],
         ended: Callable[[OutputGuard], None],
+        *,
+        json: bool = False,
     ) -> None:
+        """``json``: the answer is JSON, and judged by what its strings say."""
         self._context, self._rules, self._ended, self._over = context, rules, ended, False
-        self._stream = RuleStream(rules)
+        self._stream = JsonRuleStream(rules) if json else RuleStream(rules)
+        self._said: Callable[[str], str] = unescaped if json else str
         holding = [each for each in judges if each[0].holds]
         later = [each for each in judges if not each[0].holds]
         self._holding = Judge(holding, rules.mask) if holding else None
@@ -64,11 +68,10 @@ class OutputGuard:
         return {"action": self.action, "matches": matches, "moderators": [each.public() for each in self.judged]}
 
     def may_follow(self, before: str, text: str) -> bool:
-        """Whether ``text`` could be shown behind ``before`` (of which the end counts): lists and patterns find nothing
+        """Whether ``text`` could be shown behind ``before``, the end of what has left: lists and patterns find nothing
         in it that would not leave."""
-        before = before[-BEFORE_RULES:]
-        spans = self._rules.check(before + text)
-        return not any(span.action != "flag" and span.end > len(before) for span in spans)
+        spans, length = self._rules.check(self._said(before + text)), len(self._said(before))
+        return not any(span.action != "flag" and span.end > length for span in spans)
 
     async def feed(self, piece: str) -> str:
         """What may leave now."""

@@ -20,6 +20,7 @@ import regex
 
 LONGEST, LOOK_BEHIND = 256, 32
 PROBES, PROBE_SECONDS = "aZ0 -._@中", 0.5
+LOOKS = ("ASSERT", "ASSERT_NOT")
 _parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 
 
@@ -64,9 +65,13 @@ def compile_rule(name: str, pattern: str, first: str = "", check: Callable[[str]
         raise PatternError(f"'{name}' may match more than {LONGEST} characters; write {{1,20}} instead of + or *")
     if shortest == 0:
         raise PatternError(f"'{name}' matches the empty text")
-    for ahead, width in _looks(tree):
+    for ahead, width, plain in _looks(tree):
         if width > (1 if ahead else LOOK_BEHIND):
             raise PatternError(f"'{name}' looks further than 1 character ahead or {LOOK_BEHIND} back")
+        if not plain:
+            raise PatternError(f"'{name}' looks around within a look-around; write (?!\\S) instead of (?=\\s|$)")
+    if any(str(argument) == "AT_END" for _, argument in _within(tree)) and not tree.state.flags & re.MULTILINE:
+        raise PatternError(f"'{name}' has a $, which also stands before a last line end; write \\Z for the end")
     if _backtracks(compiled, pattern):
         raise PatternError(f"'{name}' takes too long on some texts; do not repeat what is repeated: (a{{1,9}}){{1,9}}")
     return Rule(name, compiled, longest, frozenset(first), check)
@@ -83,14 +88,22 @@ def _backtracks(compiled: regex.Pattern[str], pattern: str) -> bool:
     return False
 
 
-def _looks(tree: Any) -> Iterator[tuple[bool, int]]:
-    """The look-arounds of a parsed pattern: ahead or back, and how far at most."""
-    for operation, argument in tree:
-        if str(operation) in ("ASSERT", "ASSERT_NOT"):
+def _looks(tree: Any) -> Iterator[tuple[bool, int, bool]]:
+    """The look-arounds of a parsed pattern: ahead or back, how far at most, and whether they look no further by an
+    anchor, a word's edge or a look-around inside."""
+    for operation, argument in _within(tree):
+        if operation in LOOKS:
             direction, inner = argument
-            yield direction > 0, inner.getwidth()[1]
+            plain = not any(each == "AT" or each in LOOKS for each, _ in _within(inner))
+            yield direction > 0, inner.getwidth()[1], plain
+
+
+def _within(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Every operation of a parsed pattern, with what it is about."""
+    for operation, argument in tree:
+        yield str(operation), argument
         for part in _parts(argument):
-            yield from _looks(part)
+            yield from _within(part)
 
 
 def _parts(argument: Any) -> Iterator[Any]:

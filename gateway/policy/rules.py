@@ -78,7 +78,7 @@ class Rules:
         if spans and self.allow is not None:
             allowed = self.allow.find(text)
             spans = without(spans, [(found.start, _with_marks(text, found.end)) for found in allowed])
-        return sorted(spans, key=lambda each: (each.start, each.end, each.source))
+        return sorted(spans, key=_in_order)
 
     def redacted(self, text: str, spans: Iterable[Span]) -> str:
         """``text`` with the stretches that are to be redacted masked."""
@@ -241,14 +241,15 @@ class RuleStream:
                 self._unsure_held = min(self._unsure_held, span.start)
 
     def _take(self, certain: Iterable[Span]) -> None:
-        """What became certain at one character; nothing counts behind what blocks."""
+        """What became certain at one character; nothing counts from the first character of what blocks on."""
         if self.blocked is not None:
             return
-        for span in sorted(set(certain), key=lambda each: (each.action != "block", each.start, each.end)):
-            self.spans.append(span)
-            if span.action == "block":
-                self.blocked = span
-                return
+        spans = sorted(set(certain), key=_in_order)
+        self.blocked = next((span for span in spans if span.action == "block"), None)
+        if self.blocked is not None:
+            spans = [span for span in spans if span.start < self.blocked.start] + [self.blocked]
+        self.spans += spans
+        for span in spans:
             if span.action == "redact":
                 self._redact = with_span(self._redact, span)
 
@@ -296,9 +297,17 @@ class RuleStream:
             marks = _with_marks(text, 0)
             self._masked = marks == len(text)
             mask = self._rules.mask
-            return ("" if mask.label is not None else mask.character * marks) + text[marks:]
+            return ("" if mask.label is not None else mask.character * marks) + self._as_written(text[marks:])
+        return self._as_written(text)
+
+    def _as_written(self, text: str) -> str:
+        """``text``, which ends where what has left ends, as it leaves."""
         return text
 
 
 def _certain(found: tuple[int, Span]) -> int:
     return found[0]
+
+
+def _in_order(span: Span) -> tuple[int, int, str]:
+    return span.start, span.end, span.source

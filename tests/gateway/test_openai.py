@@ -228,7 +228,7 @@ version: leaks
 lists:
   - {name: masked, words: [secret], action: redact, apply: [output]}
   - {name: stopped, words: [forbidden], apply: [output]}
-  - {name: alternative, words: [be bad], apply: [output]}
+  - {name: alternative, words: [be bad, it was a long and altogether harmless way to go bad], apply: [output]}
 """
 
 
@@ -272,6 +272,38 @@ async def test_no_alternative_says_what_may_not_be_said(tmp_path: Path) -> None:
     assert found is not None
     assert found.top_logprobs is not None
     assert [sorted(each) for each in found.top_logprobs] == [["bad", "to "], ["bad", "be "], ["so"]]
+
+
+async def test_no_alternative_ends_a_long_entry(tmp_path: Path) -> None:
+    """As far back as an entry may begin."""
+    policy = tmp_path / "leaks.yaml"
+    policy.write_text(LEAK_POLICY, encoding="utf-8")
+    prompt = "it was a long and altogether harmless way to go on"
+    async with serve(tmp_path, policy_file=policy) as served, client_of(served) as client:
+        answer = await client.completions.create(model="generate", prompt=prompt, logprobs=2)
+    found = answer.choices[0].logprobs
+    assert found is not None
+    assert found.top_logprobs is not None
+    assert [sorted(each) for each in found.top_logprobs[-2:]] == [["bad", "go "], ["on"]]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_escape_of_json_hides_no_word(tmp_path: Path, stream: bool) -> None:
+    """Where the answer keeps to a schema; elsewhere a backslash and an n are what they are."""
+    policy = tmp_path / "leaks.yaml"
+    policy.write_text(LEAK_POLICY, encoding="utf-8")
+    text = r'{"a": "it is:\nsecret and \tforbidden"}'
+    left = []
+    async with serve(tmp_path, policy_file=policy) as served, served.client() as client:
+        for form in ("json_object", "text"):
+            body = {"model": "generate", "messages": said(text), "response_format": {"type": form}, "stream": stream}
+            response = await client.post("/v1/chat/completions", json=body)
+            if stream:
+                chunks = [json.loads(block[6:]) for block in response.text.split("\n\n")[:-2]]
+                left.append("".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks))
+            else:
+                left.append(response.json()["choices"][0]["message"]["content"])
+    assert left == [r'{"a": "it is:\n****** and \t', text]
 
 
 def test_a_reason_of_our_own_is_a_limit() -> None:

@@ -41,9 +41,19 @@ HEAD = 'version: "1"\nlists:\n'
         (HEAD + "  - name: a\n    words: [x]\n    actoin: block\n", "policy.yaml:5: lists.0.actoin: Extra inputs"),
         (HEAD + "  - name: a\n    words: [x]\n    action: explode\n", "policy.yaml:5: lists.0.action: "),
         (HEAD + "  - name: a\n", "policy.yaml:3: lists.0: give exactly one of file and words"),
-        (HEAD + "  - {name: a, words: [xy]}\n  - {name: a, words: [yz]}\n", "the name 'a' is given twice"),
+        (HEAD + "  - {name: a, words: [xy]}\n  - {name: a, words: [yz]}\n", ":4: lists.1: the name 'a' is given twice"),
         (HEAD + "  - {name: Big Name, words: [xy]}\n", "lists.0.name"),
-        (HEAD + "  - {name: a, file: none.txt}\n", "none.txt cannot be read"),
+        (HEAD + "  - {name: a, file: none.txt}\n", "policy.yaml:3: lists.0.file: "),
+        (HEAD + "  - name: a\n    file: none.txt\n", "none.txt cannot be read"),
+        (HEAD + '  - {name: a, file: "a\\0b"}\n', "policy.yaml:3: lists.0.file: String should match"),
+        (HEAD + "  - {name: a, words: [xyz]}\nlint: {benign: none.txt}\n", "policy.yaml:4: lint.benign: "),
+        (HEAD + f"  - {{name: a, words: [{'x' * 129}]}}\n", "list 'a', word 1: a word has 1 to 128 characters"),
+        (HEAD + '  - {name: a, words: ["x\\ty"]}\n', "list 'a', word 1: control characters"),
+        ('version: "1"\nallow: {}\n', "policy.yaml:2: allow: give file, words or both"),
+        ('version: "1"\nallow: {words: [xyz, "*"]}\n', "policy.yaml:2: allow: word 2: nothing is left"),
+        ('version: "1"\nmask: {character: null}\n', "policy.yaml:2: mask: give character or label"),
+        ("version: 2026-13-45\n", "policy.yaml:1: not YAML: month must be in 1..12"),
+        ("version: !!timestamp no\n", "policy.yaml:1: not YAML: "),
         (HEAD + "  - {name: a, file: latin.txt}\n", "latin.txt is not UTF-8 at byte 2"),
         (HEAD + "  - {name: a, file: bad.txt}\n", "bad.txt:2: action must be one of flag, redact, block"),
         (HEAD + "  - {name: a, file: wide.txt}\n", "wide.txt:1: more than three fields"),
@@ -51,15 +61,23 @@ HEAD = 'version: "1"\nlists:\n'
         (HEAD + "  - {name: a, words: ['*-*']}\n", "list 'a', word 1: nothing is left of this entry"),
         (HEAD + "  - {name: a, words: ['(三)']}\n", "too ordinary to block: a single letter"),
         (HEAD + "  - {name: a, words: [价格, 房间]}\n", "of ordinary texts (2 such entries)"),
-        ('version: "1"\npatterns:\n  - {use: ssn}\n', "use must be one of cn_id"),
+        ('version: "1"\npatterns:\n  - {use: ssn}\n', "policy.yaml:3: patterns.0.use: use must be one of cn_id"),
         ('version: "1"\npatterns:\n  - {name: p, pattern: "a+"}\n', "'p' may match more than 256 characters"),
-        ('version: "1"\npatterns:\n  - {name: p, pattern: "a("}\n', "'p' is not a regular expression"),
+        (
+            'version: "1"\npatterns:\n  - {name: p, pattern: "a("}\n',
+            ":3: patterns.0.pattern: 'p' is not a regular expression",
+        ),
         ('version: "1"\npatterns:\n  - {name: p, pattern: "a?"}\n', "'p' matches the empty text"),
         ('version: "1"\npatterns:\n  - {name: p, pattern: "a(?=bcd)"}\n', "'p' looks further than 1 character ahead"),
+        ('version: "1"\npatterns:\n  - {name: p, pattern: "a(?=b?$)"}\n', "'p' looks around within a look-around"),
+        ('version: "1"\npatterns:\n  - {name: p, pattern: "a(?!b\\\\b)"}\n', "'p' looks around within a look-around"),
+        ('version: "1"\npatterns:\n  - {name: p, pattern: "a$"}\n', "'p' has a $"),
         ('version: "1"\npatterns:\n  - {name: p, pattern: "(a{1,12}){1,12}b"}\n', "'p' takes too long on some texts"),
         ('version: "1"\npatterns:\n  - {pattern: "ab"}\n', "give use, or name and pattern"),
-        ('version: "1"\ntenants:\n  t: {actions: {nobody: flag}}\n', "tenants.t.actions names 'nobody'"),
-        ('version: "1"\nversion: "2"\nlists: &a [*a]\n', "policy.yaml"),
+        ('version: "1"\ntenants:\n  t: {actions: {nobody: flag}}\n', ":3: tenants.t.actions.nobody: there is no"),
+        ('version: "1"\nlists: &a [*a]\n', "policy.yaml"),
+        ('version: "1"\nmask: {label: x}\nversion: "2"\n', "policy.yaml:3: version: is given twice"),
+        (HEAD + "  - {name: a, words: [xyz], words: [abc]}\n", "policy.yaml:3: words: is given twice"),
     ],
 )
 def test_what_does_not_hold_is_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -84,6 +102,19 @@ def test_an_ordinary_entry_only_flags_if_the_policy_says_so(tmp_path: Path) -> N
     rules = load(tmp_path, text).rules("input", "")
     assert [each.action for each in rules.check("价格")] == ["flag"]
     assert [each.action for each in rules.check("炸弹制作")] == ["block"]
+
+
+@pytest.mark.parametrize("entry", ["words: [价格]", "words: [马可], pinyin: true"])
+@pytest.mark.parametrize("blocks", ["action: block", "action: flag"])
+def test_no_way_to_block_goes_round_the_lint(tmp_path: Path, entry: str, blocks: str) -> None:
+    """Neither a tenant that blocks what the list only flags, nor a spelling that is an ordinary word."""
+    text = HEAD + f"  - {{name: a, {entry}, {blocks}}}\ntenants: {{t: {{actions: {{a: block}}}}}}\n"
+    benign = "please make tea\n价格不错\n"
+    with pytest.raises(PolicyError, match="word 1: too ordinary to block: hits 50\\.0% of ordinary texts"):
+        load(tmp_path, text + "lint: {benign: benign.txt}\n", benign=benign)
+    policy = load(tmp_path, text + "lint: {benign: benign.txt, on_fail: flag}\n", benign=benign)
+    found = [each.action for line in benign.splitlines() for each in policy.rules("input", "t").check(line)]
+    assert found == ["flag"]
 
 
 def test_what_an_allowed_word_contains_is_not_ordinary(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.gateway.policy.agreement import (
     make_rules,
     of_cuts,
     of_whole,
+    run,
 )
 
 texts = st.text(LETTERS, max_size=24)
@@ -91,3 +92,21 @@ def test_an_allowed_word_cancels_what_it_contains(stream: Callable[..., RuleStre
     assert guard.feed("x ab y") + guard.finish() == "x ab y"
     guard = stream("ab", allow=("x ab y",))
     assert guard.feed("x ab z") + guard.finish() == "x "
+
+
+@pytest.mark.parametrize(
+    ("redact", "block", "allow", "text", "left"),
+    [
+        ("abcd", "ijkl", ["abcd efgh ijkl xyz"], "abcd efgh ijkl now", "**** efgh "),
+        ("敏感词", "炸弹", ["敏感词和炸弹是好的"], "这是敏感词和炸弹是坏的", "这是***和"),
+        ("secret project bomb", "bomb", [], "a secret project bomb!", "a ***************"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_what_is_certain_together_with_a_block_is_masked(
+    redact: str, block: str, allow: list[str], text: str, left: str, size: int
+) -> None:
+    """A match before the one that blocks is masked and reported, and of one that it cuts what stands before it."""
+    rules = make_rules({redact: ("redact", True), block: ("block", True)}, allow, Mask(), {})
+    out, blocked, found = run(rules, text, [size])
+    assert (out, blocked is not None, len(found)) == (left, True, 2)
