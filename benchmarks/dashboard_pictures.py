@@ -17,32 +17,49 @@ from benchmarks.drawn import Answered, draw
 from benchmarks.everyday.people import live
 from benchmarks.everyday.setting import everyday
 from benchmarks.harness import ROOT
+from build_engine.pipeline import build
+from build_engine.recipe import Recipe
 from deploy.grafana.shown import Target, boards, document, panels
+from deploy.local.demo_model import demo_model
 from deploy.local.observers import Prometheus
 
 IMAGES = ROOT / "docs" / "images"
+ROOM = 6
+"""Sequences that the model has room for at once: few, so that a crowd has to wait."""
 STEPS = 150
 SCRAPES = 10
 """Points of a line, and scrapes that a rate looks back over."""
-EASE = 4.0
-"""A picture is of a service that is not overwhelmed."""
+EASE, TROUBLE, ONE_IN = 4.0, 0.2, 150
+"""A picture is of a service that is not overwhelmed, and whose answers mostly end well."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboard_pictures", description=__doc__)
     parser.add_argument("--seconds", type=int, default=300, help="how long people use the service before the picture")
+    parser.add_argument("--to", type=Path, default=IMAGES, help="the folder of the pictures")
     options = parser.parse_args(argv)
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, everyday(Path(folder)) as running:
+    options.to.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        everyday(Path(name), repository=built(Path(name)), one_in=ONE_IN) as running,
+    ):
         began = time.time()
-        seen = asyncio.run(live(running, options.seconds, ease=EASE))
+        seen = asyncio.run(live(running, options.seconds, ease=EASE, trouble=TROUBLE, crowd=True))
         sys.stdout.write(f"visits: {dict(seen)}\n")
         for board in boards():
-            path = IMAGES / f"dashboard-{board}.png"
+            path = options.to / f"dashboard-{board}.png"
             picture(running.prometheus, board, began + SCRAPES, began + options.seconds, path)
-            sys.stdout.write(f"{path.relative_to(ROOT)}\n")
+            sys.stdout.write(f"{path}\n")
     return 0
+
+
+def built(folder: Path) -> Path:
+    """A repository with the demo model as fp32, which is what others are compared with and needs no proof."""
+    repository = folder / "models"
+    source, work = demo_model(), folder / "work"
+    build(Recipe(source, "generate", repository, work, precision="fp32", max_sequences=ROOM), quiet=True)
+    return repository
 
 
 def picture(prometheus: Prometheus, board: str, began: float, ended: float, path: Path) -> None:

@@ -189,7 +189,7 @@ def _bare(figure: Figure, inner: Inner) -> Axes:
 
 
 def _frame(axes: Axes, unit: str) -> None:
-    axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+    axes.yaxis.set_major_locator(_doubled(axes.get_ylim()[1]) if unit == "bytes" else mpl.ticker.MaxNLocator(4))
     axes.yaxis.set_major_formatter(lambda value, _: said(value, unit))
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, steps=[1, 2, 3, 6, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{int(value) // 60}:{int(value) % 60:02d}")
@@ -198,6 +198,11 @@ def _frame(axes: Axes, unit: str) -> None:
     axes.margins(x=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _doubled(top: float) -> mpl.ticker.Locator:
+    """Two to four steps, each a power of two: bytes are counted so."""
+    return mpl.ticker.MultipleLocator(2 ** math.ceil(math.log2(top / 4)))
 
 
 def _points(series: Series, began: float) -> list[tuple[float, float]]:
@@ -219,7 +224,7 @@ def said(value: float, unit: str) -> str:
     if unit == "percentunit":
         return f"{value:.3g}" if math.isnan(value) else f"{value * 100:.3g} %"
     if unit == "bytes":
-        return f"{value / 2**20:.3g} MiB"
+        return f"{value / 2**30:.3g} GiB" if value >= 2**30 else f"{value / 2**20:.3g} MiB"
     if unit == "reqps":
         return f"{value:.3g} req/s"
     if unit == "short" and abs(value) >= 1000:

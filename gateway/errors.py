@@ -285,3 +285,13 @@ class DeadlineExceeded(GatewayError):
 
     http_status, grpc_status, code = 504, "DEADLINE_EXCEEDED", "deadline_exceeded"
     default_message = "the answer took longer than the request's time; ask for fewer tokens or retry"
+
+
+def failures_of_ours() -> set[str]:
+    """The codes that spend the error budget: every status from 500 on, and a gateway that is full."""
+    found, left = {TooManyRequests.code}, [GatewayError]
+    while left:
+        each = left.pop()
+        left += each.__subclasses__()
+        found |= {each.code} if each.http_status >= 500 else set()
+    return found

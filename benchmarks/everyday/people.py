@@ -14,8 +14,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import aiohttp
 
-from benchmarks.everyday.setting import BROKEN_POLICY, POLICY, Everyday
+from benchmarks.everyday.setting import BROKEN_POLICY, Everyday
 
+STORY: dict[str, object] = {"text_input": "Once upon a time", "temperature": 0.8}
 SCORES = itertools.cycle((5, 4, 5, 3, 4, 5, 2, 4, 5, 1))
 Visit = Callable[["Person"], Awaitable[str]]
 
@@ -56,17 +57,20 @@ async def asks_and_rates(person: Person) -> str:
 
 
 async def reads_a_stream(person: Person) -> str:
+    """An answer that streams, read to its end."""
+    question = {"role": "user", "content": "Say hello to the world in one short sentence."}
+    return await _read(_stream(person, {"messages": [question], "max_tokens": 64}))
+
+
+async def reads_a_story(person: Person) -> str:
     """A longer text, read to its end."""
-    async for event in _stream(person, 48):
-        if event.get("finish_reason") or "error" in event:
-            return outcome(event)
-    return "cut"
+    return await _read(_stream(person, STORY | {"max_tokens": 48}))
 
 
 async def leaves(person: Person) -> str:
     """A long text, left after a few words."""
     seen = 0
-    async with contextlib.aclosing(_stream(person, 200)) as events:
+    async with contextlib.aclosing(_stream(person, STORY | {"max_tokens": 200})) as events:
         async for _ in events:
             seen += 1
             if seen == 8:
@@ -100,9 +104,17 @@ async def asks_nonsense(person: Person) -> str:
     return outcome(await person.post("/generate", {"text_input": "x", "max_tokens": -1}))
 
 
-async def _stream(person: Person, max_tokens: int) -> AsyncGenerator[dict[str, object], None]:
-    body = {"text_input": "Once upon a time", "max_tokens": max_tokens, "temperature": 0.8, "stream": True}
-    async with person.session.post("/generate_stream", json=body, headers=person.headers) as response:
+async def _read(events: AsyncGenerator[dict[str, object], None]) -> str:
+    async for event in events:
+        if event.get("finish_reason") or "error" in event:
+            return outcome(event)
+    return "cut"
+
+
+async def _stream(person: Person, body: dict[str, object]) -> AsyncGenerator[dict[str, object], None]:
+    async with person.session.post(
+        "/generate_stream", json=body | {"stream": True}, headers=person.headers
+    ) as response:
         if response.status != 200:
             yield await response.json()
             return
@@ -111,35 +123,51 @@ async def _stream(person: Person, max_tokens: int) -> AsyncGenerator[dict[str, o
                 yield json.loads(line[5:])
 
 
-PEOPLE: tuple[tuple[str, Visit, float, int], ...] = (
+People = tuple[tuple[str, Visit, float, int], ...]
+"""Tenant, what they do, seconds between visits, how many of them."""
+CONTENT: People = (
     ("acme", asks_and_rates, 0.5, 2),
     ("delta", asks_and_rates, 1.0, 1),
     ("acme", reads_a_stream, 0.5, 2),
+)
+TROUBLED: People = (
     ("delta", leaves, 2.0, 1),
     ("acme", asks_what_is_forbidden, 2.0, 1),
     ("delta", hears_half, 2.0, 1),
     ("acme", tells_an_address, 2.0, 1),
     ("bolt", asks_and_rates, 0.5, 2),
-    ("crumb", reads_a_stream, 2.0, 1),
+    ("crumb", reads_a_story, 2.0, 1),
     ("acme", has_no_token, 3.0, 1),
     ("acme", asks_nonsense, 4.0, 1),
 )
-"""Tenant, what they do, seconds between visits, how many of them."""
+CROWD: People = (("delta", reads_a_story, 0.5, 12),)
+"""More than there is room for, if the model was built for few."""
 
 
-async def live(everyday: Everyday, seconds: float, *, ease: float = 1.0) -> Counter[str]:
-    """All of them for so long, and one who changes the policy, well and badly; their pauses are ``ease`` times as long.
-    Returns visits by outcome."""
+async def live(
+    everyday: Everyday, seconds: float, *, ease: float = 1.0, trouble: float = 1.0, crowd: bool = False
+) -> Counter[str]:
+    """All of them for so long, and one who changes the policy, well and badly; their pauses are ``ease`` times as long,
+    and of those whose visits end badly ``ease / trouble`` times. A ``crowd`` comes behind the middle, for a fifth of
+    the time. Returns visits by outcome."""
     seen: Counter[str] = Counter()
     timeout, connector = aiohttp.ClientTimeout(total=60), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(everyday.stack.url, timeout=timeout, connector=connector) as session:
-        until = time.monotonic() + seconds
-        visitors = [
-            _come(Person(session, everyday.token(tenant), visit, ease * pause), until, seen)
-            for tenant, visit, pause, count in PEOPLE
-            for _ in range(count)
-        ]
-        await asyncio.gather(*visitors, _change_policy(everyday, seconds))
+
+        async def come(people: People, ease: float, begins: float, lasts: float) -> None:
+            await asyncio.sleep(begins)
+            until = time.monotonic() + lasts
+            visitors = (
+                _come(Person(session, everyday.token(tenant), visit, ease * pause), until, seen)
+                for tenant, visit, pause, count in people
+                for _ in range(count)
+            )
+            await asyncio.gather(*visitors)
+
+        coming = [come(CONTENT, ease, 0, seconds), come(TROUBLED, ease / trouble, 0, seconds)]
+        if crowd:
+            coming.append(come(CROWD, 1.0, 0.55 * seconds, 0.2 * seconds))
+        await asyncio.gather(*coming, _change_policy(everyday, seconds))
     return seen
 
 
@@ -151,7 +179,9 @@ async def _come(person: Person, until: float, seen: Counter[str]) -> None:
 
 
 async def _change_policy(everyday: Everyday, seconds: float) -> None:
-    versions = (POLICY.format(version="2026-11-25"), BROKEN_POLICY, POLICY.format(version="2026-11-26"))
-    for content in versions:
-        await asyncio.sleep(seconds / (len(versions) + 1))
-        everyday.policy_file.write_text(content, encoding="utf-8")
+    await asyncio.sleep(0.25 * seconds)
+    everyday.take_policy("2026-11-25")
+    await asyncio.sleep(0.25 * seconds)
+    everyday.policy_file.write_text(BROKEN_POLICY, encoding="utf-8")
+    await asyncio.sleep(0.1 * seconds)
+    everyday.take_policy("2026-11-26")

@@ -27,7 +27,7 @@ patterns:
   - {{use: email, action: redact, category: personal}}
 moderators:
   - {{name: calm, kind: python, entry_point: "benchmarks.everyday.judges:calm"}}
-  - {{name: shaky, kind: python, entry_point: "benchmarks.everyday.judges:down", options: {{one_in: 12}},
+  - {{name: shaky, kind: python, entry_point: "benchmarks.everyday.judges:down", options: {{one_in: {one_in}}},
       on_error: allow, apply: [input], breaker: {{failures: 2, cool_down_seconds: 3}}}}
 """
 BROKEN_POLICY = "version: broken\nlists: [{name: nothing}]\n"
@@ -49,11 +49,17 @@ class Everyday:
     stack: local.Stack
     prometheus: Prometheus
     folder: Path
+    one_in: int
+    """Of so many checks one moderator fails two."""
 
     @property
     def policy_file(self) -> Path:
         """The policy in force, which may be replaced."""
         return self.folder / "policy.yaml"
+
+    def take_policy(self, version: str) -> None:
+        """Put this version of the policy into force."""
+        self.policy_file.write_text(POLICY.format(version=version, one_in=self.one_in), encoding="utf-8")
 
     def token(self, tenant: str) -> str:
         """Of a person of that tenant, valid for an hour."""
@@ -65,14 +71,21 @@ class Everyday:
 
 
 @contextlib.contextmanager
-def everyday(folder: Path, rules: Path = RULES, alertmanager: str = "") -> Iterator[Everyday]:
+def everyday(
+    folder: Path,
+    rules: Path = RULES,
+    alertmanager: str = "",
+    *,
+    repository: Path = INT8_REPOSITORY,
+    one_in: int = 12,
+) -> Iterator[Everyday]:
     """All of it, stopped at the end."""
     gateway, http, grpc, metrics, prometheus = free_ports(5)
-    stack = local.Stack(INT8_REPOSITORY, folder / "run", gateway, Ports(http, grpc, metrics))
+    stack = local.Stack(repository, folder / "run", gateway, Ports(http, grpc, metrics))
     targets = {"gateway": [f"127.0.0.1:{gateway}"], "triton": [f"127.0.0.1:{metrics}"]}
     watching = Prometheus(folder / "prometheus", prometheus, targets, rules=rules, alertmanager=alertmanager)
-    each = Everyday(stack, watching, folder)
-    each.policy_file.write_text(POLICY.format(version="2026-11-24"), encoding="utf-8")
+    each = Everyday(stack, watching, folder, one_in)
+    each.take_policy("2026-11-24")
     try:
         local.start_triton(stack)
         stack.gateway.start([sys.executable, "-m", "gateway", "serve"], _settings(each))

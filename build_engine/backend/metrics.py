@@ -26,7 +26,7 @@ _COUNTERS = {
 _GAUGES = {
     "tidegate_backend_running_sequences": "Sequences that hold room in the KV cache.",
     "tidegate_backend_kv_tokens_free": "Tokens that the KV cache can still reserve.",
-    "tidegate_backend_kv_tokens_total": "Tokens that the whole KV cache can hold.",
+    "tidegate_backend_kv_tokens_capacity": "Tokens that the whole KV cache can hold.",
     "tidegate_backend_step_rows": "Rows of the last step.",
 }
 _TOKENS = "tidegate_backend_tokens_total"
@@ -37,7 +37,7 @@ class TritonMeter:
     it says so once in the log and counts nothing.
     """
 
-    def __init__(self, model: str, version: str, kv_tokens_total: int) -> None:
+    def __init__(self, model: str, version: str, kv_tokens_capacity: int) -> None:
         self._labels = {"model": model, "version": version}
         self._families: list[Any] = []
         self._series: dict[str, Any] = {}
@@ -48,7 +48,7 @@ class TritonMeter:
         except pb_utils.TritonModelException as error:
             log.error("no tidegate_backend_* metrics: Triton refused to register them: %s", error)
             self._series = {}
-        self._set("tidegate_backend_kv_tokens_total", kv_tokens_total)
+        self._set("tidegate_backend_kv_tokens_capacity", kv_tokens_capacity)
 
     def _register(self) -> None:
         family = pb_utils.MetricFamily

@@ -6,28 +6,30 @@ from grafana_foundation_sdk.builders import dashboard
 
 from deploy.grafana.board import board, section
 from deploy.grafana.panels import lines, listing, number
-from deploy.grafana.queries import MODEL, limit, or_none, quantile, quantiles, rate, total
+from deploy.grafana.queries import MODEL, limit, or_none, quantile, quantiles, rate, threshold, total
 
 INTER_TOKEN = "tidegate_inter_token_latency_seconds"
 INFO = f"tidegate_model_info{{{MODEL}}}"
+PENDING, WASTED = threshold("pending_requests"), threshold("wasted_tokens_most")
 
 
 def model() -> dashboard.Dashboard:
     """The dashboard."""
     each = board("tidegate-model", "Model and engine", "What the engine does, and whether it is full.", "model")
-    for add in (_numbers, _tokens, _batch, _triton, _gpu):
+    for add in (_numbers, _tokens, _batch, _triton, _machine):
         add(each)
     return each
 
 
 def kv_used(by: str = "") -> str:
     """Share of the KV cache that running sequences have reserved."""
-    free, cache = (total(f"tidegate_backend_kv_tokens_{kind}", by, MODEL) for kind in ("free", "total"))
+    free, cache = (total(f"tidegate_backend_kv_tokens_{kind}", by, MODEL) for kind in ("free", "capacity"))
     return f"1 - {free} / {cache}"
 
 
 def _numbers(each: dashboard.Dashboard) -> None:
     unproven = f'max by (model, model_version) (tidegate_model_info{{{MODEL}, accuracy_gate="missing"}} > 0)'
+    answering = f"sum by (model, model_version) (increase(tidegate_answers_total{{{MODEL}}}[1h])) > 0"
     section(
         each,
         "",
@@ -49,7 +51,7 @@ def _numbers(each: dashboard.Dashboard) -> None:
             "Requests that wait because the batch has no room.",
             "none",
             total("nv_inference_pending_request_count", where=MODEL),
-            steps=[(1, "orange"), (5, "red")],
+            steps=[(1, "orange"), (PENDING + 1, "red")],
             alert="QueueGrowing",
         ),
         number(
@@ -64,14 +66,14 @@ def _numbers(each: dashboard.Dashboard) -> None:
             "Share of the computed tokens that nobody waited for, over a quarter of an hour.",
             "percentunit",
             f"max(tidegate:wasted_tokens:ratio15m{{{MODEL}}})",
-            steps=[(0.1, "orange"), (0.2, "red")],
+            steps=[(WASTED / 2, "orange"), (WASTED, "red")],
             alert="WastedTokensHigh",
         ),
         number(
             "Without accuracy gate",
-            "Versions that serve and were never compared with fp32 on unseen text.",
+            "Versions that answered in the last hour and were never compared with fp32 on unseen text.",
             "none",
-            or_none(f"count({unproven})"),
+            or_none(f"count({unproven} and {answering})"),
             steps=[(1, "red")],
             alert="AccuracyGateMissing",
         ),
@@ -186,10 +188,26 @@ def _triton(each: dashboard.Dashboard) -> None:
     )
 
 
-def _gpu(each: dashboard.Dashboard) -> None:
+def _machine(each: dashboard.Dashboard) -> None:
     section(
         each,
-        "GPU (empty where there is none)",
+        "Machines of Triton (GPU: empty where there is none)",
+        lines(
+            "CPU",
+            "Of the whole machine, all cores.",
+            "percentunit",
+            ("nv_cpu_utilization", "{{instance}}"),
+            width=12,
+            most=1,
+        ),
+        lines(
+            "Memory",
+            "Of the whole machine, in use by all processes.",
+            "bytes",
+            ("nv_cpu_memory_used_bytes", "used, {{instance}}"),
+            ("nv_cpu_memory_total_bytes", "all, {{instance}}"),
+            width=12,
+        ),
         lines(
             "GPU utilisation",
             "Share of time that a kernel ran.",

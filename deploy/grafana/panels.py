@@ -70,8 +70,10 @@ def lines(
     stacked: bool = False,
     most: float | None = None,
     alert: str = "",
+    exemplars: bool = False,
 ) -> timeseries.Panel:
-    """Values over time; ``most`` is where the axis ends."""
+    """Values over time; ``most`` is where the axis ends. ``exemplars``: traces of single requests as dots, asked for
+    with the first query alone, since all have the same."""
     legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
     panel = timeseries.Panel().span(width).height(8).min(0).line_width(1 if stacked else 2)
     panel = panel.fill_opacity(60 if stacked else 8).legend(legend.placement(LegendPlacement.BOTTOM))
@@ -81,14 +83,15 @@ def lines(
         panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
     if most is not None:
         panel = panel.max(most)
-    return _filled(panel, title, text, unit, queries, alert=alert)
+    return _filled(panel, title, text, unit, queries, alert=alert, exemplars=exemplars)
 
 
 def bars(title: str, text: str, unit: str, expression: str, legend: str, *, width: int = 8) -> bargauge.Panel:
     """The biggest of many over the dashboard's range."""
     panel = bargauge.Panel().span(width).height(8).min(0).orientation(VizOrientation.HORIZONTAL)
     panel = panel.reduce_options(_last()).color_scheme(dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
-    return _filled(panel, title, text, unit, [(expression, legend)], instant=True)
+    series = PromQueryFormat.TIME_SERIES  # a table is one frame with one field of values, and so one bar
+    return _filled(panel, title, text, unit, [(expression, legend)], instant=series)
 
 
 def listing(
@@ -101,18 +104,29 @@ def listing(
     }
     panel = table.Panel().span(width).height(8)
     panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=options))
-    return _filled(panel, title, text, unit, [(expression, "")], alert=alert, instant=True)
+    return _filled(panel, title, text, unit, [(expression, "")], alert=alert, instant=PromQueryFormat.TABLE)
 
 
 def _filled(
-    panel: Made, title: str, text: str, unit: str, queries: Sequence[Query], *, alert: str = "", instant: bool = False
+    panel: Made,
+    title: str,
+    text: str,
+    unit: str,
+    queries: Sequence[Query],
+    *,
+    alert: str = "",
+    instant: PromQueryFormat | None = None,
+    exemplars: bool = False,
 ) -> Made:
-    """What every kind has: title, description, unit, queries, and the way to what to do."""
+    """What every kind has: title, description, unit, queries, and the way to what to do. ``instant``: asked for one
+    moment, and in which form."""
     panel.title(title).description(text).unit(unit).datasource(PROMETHEUS)
     for place, (expression, legend) in enumerate(queries):
         query = prometheus.Dataquery().expr(expression).legend_format(legend).ref_id(chr(ord("A") + place))
         query.datasource(PROMETHEUS)
-        panel.with_target(query.instant().format(PromQueryFormat.TABLE) if instant else query.range())
+        if exemplars and place == 0:
+            query.exemplar(True)
+        panel.with_target(query.range() if instant is None else query.instant().format(instant))
     if alert:
         link = dashboard.DashboardLink(f"What to do: {alert}").type(DashboardLinkType.LINK).url(runbook_path(alert))
         panel.links([link.keep_time(True)])

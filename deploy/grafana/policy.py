@@ -61,9 +61,9 @@ def _numbers(each: dashboard.Dashboard) -> None:
         ),
         number(
             "Audit records lost",
-            "Decisions that could not be written to the record, since the gateways started.",
+            "Decisions that could not be written to the record, over the range shown.",
             "none",
-            total("tidegate_audit_lost_records"),
+            grown("tidegate_audit_lost_records_total"),
             steps=[(1, "red")],
             alert="AuditRecordsLost",
         ),
@@ -162,7 +162,7 @@ def _files(each: dashboard.Dashboard) -> None:
             "Records lost",
             "Of decisions, since the gateway started.",
             "none",
-            (total("tidegate_audit_lost_records", "instance"), "{{instance}}"),
+            (total("tidegate_audit_lost_records_total", "instance"), "{{instance}}"),
             alert="AuditRecordsLost",
         ),
     )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
+import yaml
+
 from deploy.grafana.panels import ALLOWED, Query
+
+THRESHOLDS = Path(__file__).resolve().parents[1] / "prometheus" / "rules" / "thresholds.yml"
 
 MODEL = 'model=~"$model"'
 TENANT = 'tenant=~"$tenant"'
-GATEWAY = 'job=~"(.+/)?gateway"'
+GATEWAY = 'job=~"(tidegate/)?gateway"'
 """The job's name; the Prometheus Operator puts the namespace before it."""
+ASKING = 'route=~"/generate(_stream)?|/v1/(chat/)?completions|grpc:Model(Stream)?Infer"'
+"""The routes that ask a model: only they say how fast one is."""
 
 
 def total(gauge: str, by: str = "", where: str = "") -> str:
@@ -18,6 +27,11 @@ def total(gauge: str, by: str = "", where: str = "") -> str:
 def rate(counter: str, by: str = "", where: str = "") -> str:
     """A second."""
     return f"sum{_by(by)}(rate({_selected(counter, where)}[$__rate_interval]))"
+
+
+def seen(counter: str, by: str, where: str = "") -> str:
+    """A second, of what has happened over the range that the dashboard shows: some series stand at 0 from the start."""
+    return f"{rate(counter, by, where)} and {grown(counter, by, where)} > 0"
 
 
 def grown(counter: str, by: str = "", where: str = "") -> str:
@@ -46,6 +60,14 @@ def quantiles(histogram: str, by: str = "", where: str = "") -> list[Query]:
 def limit(name: str) -> Query:
     """A number of deploy/prometheus/rules/thresholds.yml as a line."""
     return f"tidegate:threshold:{name}", ALLOWED
+
+
+@functools.cache
+def threshold(name: str) -> float:
+    """The same number, for colours and texts, which Grafana takes as they are. Raises KeyError."""
+    (group,) = yaml.safe_load(THRESHOLDS.read_text(encoding="utf-8"))["groups"]
+    numbers = {rule["record"]: float(rule["expr"].removeprefix("vector(").removesuffix(")")) for rule in group["rules"]}
+    return numbers[f"tidegate:threshold:{name}"]
 
 
 def _by(labels: str) -> str:

@@ -30,10 +30,22 @@ def runbook_path(alert: str) -> str:
     return f"/d/{UID}?viewPanel=panel-{places[alert]}"
 
 
+def shown(section: str) -> str:
+    """A section as Grafana can show it: links to other sections lead to their panels; the pages beside this one are not
+    there, so their names are only text."""
+    section = re.sub(r"\]\(#(\w+)\)", lambda found: f"]({_paths()[found[1]]})", section)
+    return re.sub(r"\[([^\]]+)\]\([\w/-]+\.md(?:#[\w-]+)?\)", r"\1", section)
+
+
+def _paths() -> dict[str, str]:
+    """Where Grafana shows a section, by its anchor in the page."""
+    return {alert.lower(): runbook_path(alert) for alert in sections()}
+
+
 def runbooks() -> dashboard.Dashboard:
     """The dashboard."""
     board = dashboard.Dashboard("Runbooks").uid(UID).description("What each alert means, and what to do.")
     for place, (name, content) in enumerate(sections().items(), start=1):
-        panel = text.Panel().id(place).title(name).mode(TextMode.MARKDOWN).content(content)
+        panel = text.Panel().id(place).title(name).mode(TextMode.MARKDOWN).content(shown(content))
         board.with_panel(panel.span(12).height(14))
     return board

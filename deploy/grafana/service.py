@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import dashboard
 
 from deploy.grafana.board import board, section
 from deploy.grafana.panels import lines, number
-from deploy.grafana.queries import GATEWAY, MODEL, limit, or_none, quantiles, rate, total
+from deploy.grafana.queries import ASKING, GATEWAY, MODEL, limit, or_none, quantiles, rate, seen, threshold, total
 
 REFUSALS = {
     "token": "missing_token|invalid_token|token_expired|token_revoked|insufficient_scope",
@@ -14,6 +14,9 @@ REFUSALS = {
     "quota": "quota_exceeded",
     "full": "too_many_requests|overloaded|too_many_connections",
 }
+BUDGET = threshold("error_budget")
+FAST, SLOW = 14.4, 3
+"""How many times as fast as the budget allows: the factors of ErrorBudgetBurnsFast and of ErrorBudgetBurnsSlowly."""
 
 
 def service() -> dashboard.Dashboard:
@@ -28,21 +31,21 @@ def _numbers(each: dashboard.Dashboard) -> None:
     section(
         each,
         "",
-        number("Requests", "Accepted by all gateways.", "reqps", rate("tidegate_requests_total")),
+        number("Requests", "All that came in, those that were refused too.", "reqps", rate("tidegate_requests_total")),
         number(
             "Failing",
             "Share of requests that fail through our fault: statuses from 500 on, and refusals for want of room.",
             "percentunit",
             "tidegate:request_errors:ratio5m",
-            steps=[(0.001, "orange"), (0.0144, "red")],
+            steps=[(BUDGET, "orange"), (FAST * BUDGET, "red")],
             alert="ErrorBudgetBurnsFast",
         ),
         number(
             "Budget burnt, 3 days",
-            "How fast the error budget (99.9 %) is used: at 1, a month's is gone in a month.",
+            f"How fast the error budget ({100 * BUDGET:g} %) is used: at 1, a month's is gone in a month.",
             "none",
             "tidegate:request_errors:ratio3d / tidegate:threshold:error_budget",
-            steps=[(1, "orange"), (3, "red")],
+            steps=[(1, "orange"), (SLOW, "red")],
             alert="ErrorBudgetBurnsSlowly",
         ),
         number(
@@ -50,7 +53,7 @@ def _numbers(each: dashboard.Dashboard) -> None:
             "From acceptance to the first text for the client, over five minutes; the slowest model.",
             "s",
             f"max(tidegate:time_to_first_token_seconds:p99_5m{{{MODEL}}})",
-            steps=[(0.2, "red")],
+            steps=[(threshold("time_to_first_token_seconds"), "red")],
             alert="FirstTokenSlow",
         ),
         number("In flight", "Requests being served now.", "none", total("tidegate_requests_in_flight")),
@@ -74,16 +77,16 @@ def _traffic(each: dashboard.Dashboard) -> None:
         "Traffic",
         lines(
             "Requests by route",
-            "Accepted, by where they came in.",
+            "All that came in, those that were refused too.",
             "reqps",
-            (rate("tidegate_requests_total", "route"), "{{route}}"),
+            (seen("tidegate_requests_total", "route"), "{{route}}"),
             stacked=True,
         ),
         lines(
             "Failures and refusals",
             "What was not answered with text, by code (README has them all).",
             "reqps",
-            (rate("tidegate_requests_total", "outcome", 'outcome!="ok"'), "{{outcome}}"),
+            (seen("tidegate_requests_total", "outcome", 'outcome!="ok"'), "{{outcome}}"),
             stacked=True,
             alert="ErrorBudgetBurnsFast",
         ),
@@ -107,12 +110,14 @@ def _speed(each: dashboard.Dashboard) -> None:
             *quantiles("tidegate_time_to_first_token_seconds", where=MODEL),
             limit("time_to_first_token_seconds"),
             alert="FirstTokenSlow",
+            exemplars=True,
         ),
         lines(
             "Whole request",
-            "Accepted to the last byte; mostly how long answers are.",
+            "Accepted to the last byte, of those that ask a model; mostly how long answers are.",
             "s",
-            *quantiles("tidegate_request_duration_seconds"),
+            *quantiles("tidegate_request_duration_seconds", where=ASKING),
+            exemplars=True,
         ),
         lines(
             "Between two texts",
@@ -124,7 +129,7 @@ def _speed(each: dashboard.Dashboard) -> None:
 
 
 def _room(each: dashboard.Dashboard) -> None:
-    free, cache = (total(f"tidegate_backend_kv_tokens_{kind}", "instance", MODEL) for kind in ("free", "total"))
+    free, cache = (total(f"tidegate_backend_kv_tokens_{kind}", "instance", MODEL) for kind in ("free", "capacity"))
     section(
         each,
         "Saturation",
@@ -153,7 +158,7 @@ def _room(each: dashboard.Dashboard) -> None:
             "Up",
             "1 for each instance that answers its scrape.",
             "none",
-            ('up{job=~"(.+/)?(gateway|triton)"}', "{{job}} {{instance}}"),
+            ('up{job=~"(tidegate/)?(gateway|triton)"}', "{{job}} {{instance}}"),
             width=12,
             most=1.2,
             alert="InstanceDown",

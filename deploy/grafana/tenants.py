@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import dashboard
 
 from deploy.grafana.board import board, section
 from deploy.grafana.panels import bars, lines, listing, number
-from deploy.grafana.queries import MODEL, TENANT, grown, rate, total
+from deploy.grafana.queries import MODEL, TENANT, grown, or_none, rate, total
 
 WHO = f"{TENANT}, {MODEL}"
 TOKENS, COST = "tidegate_tenant_tokens_total", "tidegate_tenant_cost_total"
@@ -42,7 +42,7 @@ def _numbers(each: dashboard.Dashboard) -> None:
             "Completed",
             "Answers that the model itself ended (finish_reason stop), of all that began.",
             "percentunit",
-            f"{completed} / {grown(ANSWERS, where=MODEL)}",
+            f"{or_none(completed)} / {grown(ANSWERS, where=MODEL)}",
         ),
         number("Mean score", "What people gave, 1 to 5, over the range shown.", "none", mean_score("", "$__range")),
         number(

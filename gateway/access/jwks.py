@@ -47,6 +47,7 @@ class FetchedKeys:
         self._fetching: asyncio.Task[None] | None = None
         self._waiting, self._failing = 0, True
         self._next = 0.0
+        observer.jwks_refreshed_every(part.name, part.jwks_refresh_seconds)
 
     @property
     def known(self) -> bool:

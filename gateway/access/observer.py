@@ -13,6 +13,9 @@ class AccessObserver(Protocol):
     def jwks_fetched(self, issuer: str, ok: bool) -> None:
         """An issuer's key set was fetched; if not ``ok``, the last good one stays in force."""
 
+    def jwks_refreshed_every(self, issuer: str, seconds: float) -> None:
+        """How often an issuer's key set is to be fetched."""
+
     def list_read(self, source: Source, ok: bool) -> None:
         """A list was looked at and what it says is in force; if not ``ok``, what it said last."""
 

@@ -34,6 +34,9 @@ INSTANT = ("/v1/moderations", "/v1/models", "/v1/models/{model}", "/feedback")
 """Those that ask no model: they say nothing of how fast one is."""
 
 
+ROUTES = tuple(sorted({*MEASURED, *INSTANT}))
+
+
 def route_of(path: str) -> str | None:
     """The route of a measured path, as metrics name it."""
     if path in MEASURED:
@@ -50,6 +53,8 @@ class RequestContext:
     ) -> None:
         self._app, self._telemetry, self._admission, self._drain = app, telemetry, admission, drain
         self._tracer = tracer
+        for route in ROUTES:
+            telemetry.serves(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""

@@ -24,6 +24,8 @@ from gateway.triton.forward import SERVICE
 
 Messages = AsyncIterator[bytes]
 Work = Callable[[Call, Messages], Awaitable[bytes]]
+INFER, STREAM = "grpc:ModelInfer", "grpc:ModelStreamInfer"
+"""Those that ask a model, as metrics name them."""
 METADATA_BYTES = 16 << 10
 STREAMS_PER_CONNECTION = 1024
 LAST_SECONDS = 0.5
@@ -102,12 +104,16 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         for method in PASSED_ON:
             path = SERVICE + method.name
             handlers[path] = self._handler(path, partial(control.pass_on, method))
+        for route in (INFER, STREAM):
+            self._telemetry.serves(route)
         handlers[f"{SERVICE}ModelInfer"] = grpc.stream_unary_rpc_method_handler(self._infer)
         handlers[f"{SERVICE}ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return handlers
 
     def _handler(self, path: str, work: Work, *, quiet: bool = False) -> grpc.RpcMethodHandler:
         route = f"grpc:{path.rsplit('/', 1)[1]}"
+        if not quiet:
+            self._telemetry.serves(route)
 
         async def answer(messages: Messages, context: Any) -> bytes:
             call = Call(context)
@@ -118,7 +124,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
     async def _infer(self, messages: Messages, context: Any) -> bytes:
         call = Call(context)
-        record = self._intake.record("grpc:ModelInfer", call, call.request_id)
+        record = self._intake.record(INFER, call, call.request_id)
         return await self._recorded(record, lambda: unary.infer(self._intake, call, record, messages))
 
     async def _recorded(self, record: Record, work: Callable[[], Awaitable[bytes]]) -> bytes:
@@ -134,7 +140,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         return response
 
     async def _stream(self, messages: Messages, context: Any) -> None:
-        call, route = Call(context), "grpc:ModelStreamInfer"
+        call, route = Call(context), STREAM
         try:
             conversation = await self._admitted(call, route)
             self._conversations.add(conversation)

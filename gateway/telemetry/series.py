@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from gateway.traffic.quotas.config import KINDS
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0, 60.0, 120.0)
-SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4, 1.0, 2.5)
+SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4, 1.0, 2.5, 5.0, 10.0)
 
-Mode = Literal["sum", "livesum", "livemin", "livemax"]
+Mode = Literal["livesum", "livemin", "livemax"]
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which says nothing new
 
@@ -130,7 +130,7 @@ class Series:
         self.breaker_open = self._gauge(
             "moderator_breaker_open", "1 while a moderator is left alone after failures", "livemax", "moderator"
         )
-        self.audit_lost = self._gauge("audit_lost_records", "Records of decisions that could not be written", "sum")
+        self.audit_lost = self._counter("audit_lost_records", "Records of decisions that could not be written")
         self.policy_info = self._gauge("policy_info", "1 for the policy in force", "livemax", "version")
         self.policy_reloads = self._counter("policy_reloads", "Policies read anew, by outcome", "outcome")
         for outcome in ("ok", "refused"):
@@ -146,6 +146,9 @@ class Series:
             "When an issuer's keys were last fetched well; 0 is never",
             "livemin",
             "issuer",
+        )
+        self.jwks_refresh = self._gauge(
+            "jwks_refresh_seconds", "How often an issuer's keys are to be fetched", "livemax", "issuer"
         )
         self.list_good = self._gauge(
             "access_list_last_success_timestamp_seconds",

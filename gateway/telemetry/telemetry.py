@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.access.observer import Source
+from gateway.errors import failures_of_ours
 from gateway.policy.verdict import Action, Direction, Span
 from gateway.telemetry.answers import AnswerRecord, Business, ModelSeries
 from gateway.telemetry.exposition import Exposition
@@ -15,6 +16,8 @@ from gateway.tracing import Operation, RequestTrace
 from gateway.traffic.quotas.config import Kind
 from gateway.triton import ModelInfo
 from gateway.triton.contract import Value
+
+FAILURES = tuple(sorted(failures_of_ours()))
 
 
 class Telemetry(Series):
@@ -34,6 +37,12 @@ class Telemetry(Series):
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """The series for Prometheus as its ``Accept`` header wants them, and the content type."""
         return self._exposition.render(accept)
+
+    def serves(self, route: str) -> None:
+        """There is such a route. Its failures are series from now on: the first one would not count in a rate if its
+        series were born with it."""
+        for outcome in FAILURES:
+            self._requests_of(route, outcome)
 
     def served(self, route: str, outcome: str, seconds: float, trace: RequestTrace | None = None) -> None:
         """A request has ended."""
@@ -149,6 +158,10 @@ class Telemetry(Series):
         good = self.jwks_good.labels(issuer)
         if ok:
             good.set_to_current_time()
+
+    def jwks_refreshed_every(self, issuer: str, seconds: float) -> None:
+        """How often an issuer's keys are to be fetched."""
+        self.jwks_refresh.labels(issuer).set(seconds)
 
     def list_read(self, source: Source, ok: bool) -> None:
         """A list of identity was looked at; what it says is in force, unless it could not be read."""

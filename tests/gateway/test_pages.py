@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -84,10 +85,25 @@ async def test_every_series_of_a_running_gateway_is_on_its_page(tmp_path: Path) 
 
 
 def test_every_series_of_the_backend_is_on_its_page() -> None:
-    """The backend's module is read and not imported: it needs Triton's own."""
-    source = (ROOT / "build_engine/backend/metrics.py").read_text(encoding="utf-8")
-    found = set(re.findall(r'"(tidegate_backend_\w+)"', source))
-    assert found == documented("The generation backend").keys()
+    """Names, types and labels. The backend's module is read and not imported: it needs Triton's own."""
+    module = ast.parse((ROOT / "build_engine/backend/metrics.py").read_text(encoding="utf-8"))
+    said = {
+        each.targets[0].id: ast.literal_eval(each.value)
+        for each in module.body
+        if isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name) and each.targets[0].id.startswith("_")
+    }
+    found: dict[str, tuple[str, set[str]]] = {said["_TOKENS"]: ("counter", {"kind"})}
+    found |= {name: ("counter", set()) for name in said["_COUNTERS"]}
+    found |= {name: ("gauge", set()) for name in said["_GAUGES"]}
+    assert found == documented("The generation backend")
+
+
+def test_what_is_called_total_is_a_counter() -> None:
+    """And nothing else is, as Prometheus' conventions want it; the pages have the types that are exposed."""
+    series = documented("The gateway") | documented("The generation backend")
+    assert {name for name in series if name.endswith("_total")} == {
+        name for name, (kind, _) in series.items() if kind == "counter"
+    }
 
 
 def every_error() -> list[type[errors.GatewayError]]:

@@ -134,6 +134,7 @@ async def test_down_at_the_start() -> None:
         await refused(door, by("rsa", "RS256"), "identity_unavailable")
         assert door.not_ready() is not None
         assert sample(telemetry, "tidegate_jwks_last_success_timestamp_seconds", issuer="id") == 0
+        assert sample(telemetry, "tidegate_jwks_refresh_seconds", issuer="id") == 60
         await server.start()
         try:
             await until(lambda: sample(telemetry, "tidegate_jwks_fetches_total", issuer="id", outcome="ok") == 1)

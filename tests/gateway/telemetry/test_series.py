@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.errors import failures_of_ours
 from gateway.telemetry.prices import PriceError, read_prices
-from tests.gateway.conftest import Served, good_token, serve
+from tests.gateway.conftest import Served, free_port, good_token, serve
 
 from .scraping import Scrape, scrape
 
@@ -42,6 +43,16 @@ async def test_answers_are_counted_by_version_and_by_how_they_ended(served: Serv
     assert found("tokens_total", model="generate", token_type="input") == 10
     assert found("tokens_total", model="generate", token_type="output") == 3
     assert found("wasted_tokens_total", model="generate") == 0
+
+
+async def test_failures_of_ours_are_series_before_the_first_one(tmp_path: Path) -> None:
+    """Of every route that is counted, at 0, so that the first failure counts in a rate; other outcomes need it not."""
+    async with serve(tmp_path, grpc_port=free_port()) as served:
+        found = (await scrape(served.url)).named("requests_total")
+    for route in ("/generate", "/feedback", "/v1/models/{model}", "grpc:ModelInfer", "grpc:ModelStreamInfer"):
+        for outcome in ("internal", "too_many_requests", "triton_unavailable"):
+            assert found[frozenset({"route": route, "outcome": outcome}.items())] == 0
+    assert {dict(labels)["outcome"] for labels in found} == failures_of_ours()
 
 
 @pytest.fixture
