@@ -127,8 +127,9 @@ def compile_policy(file: PolicyFile, folder: Path, name: str, services: Services
     allow, words = read_allow(file.allow, folder)
     lists = tuple(_linted(each, file, folder, allow) for each in read_lists(file, folder, name))
     digest = hashlib.sha256(file.model_dump_json().encode())
-    for line in (line for listed in lists for line in listed.lines):
-        digest.update(f"{line.word}\t{line.action}\t{line.category}\n".encode("utf-8", "surrogatepass"))
+    for listed in lists:
+        for line in listed.lines:
+            digest.update(f"{line.word}\t{listed.acts(line)}\t{line.category}\n".encode("utf-8", "surrogatepass"))
     categories = {line.category or listed.part.category for listed in lists for line in listed.lines}
     if len(categories) > MOST_CATEGORIES:
         raise PolicyError(f"{name}: {len(categories)} categories; at most {MOST_CATEGORIES}, they label metrics")

@@ -221,6 +221,17 @@ class PolicyFile(_Part):
     lint: LintPart = LintPart()
     tenants: dict[str, TenantPart] = {}
 
+    def files(self) -> list[str]:
+        """Every other file that it names."""
+        secrets = (value for part in self.moderators if part.kind == "http" for value in part.headers.values())
+        named = [
+            *(part.file for part in self.lists),
+            self.allow.file if self.allow is not None else None,
+            self.lint.benign,
+            *(value.file for value in secrets if isinstance(value, SecretPart)),
+        ]
+        return [name for name in named if name is not None]
+
     @model_validator(mode="after")
     def _names(self) -> PolicyFile:
         names = [each.name for each in self.lists] + [each.called for each in self.patterns]

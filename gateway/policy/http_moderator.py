@@ -7,6 +7,7 @@ filled in; the response is read by JSON pointers (RFC 6901). :data:`OPENAI` maps
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +17,16 @@ import httpx
 from gateway.policy.verdict import Action, Context, Verdict
 
 MAX_RESPONSE_BYTES = 65536
+TOKEN, VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t\x20-\x7e]*")
+"""A header's name and value (RFC 9110); what is not ASCII would fail with every check."""
 
 
 class ModeratorError(Exception):
     """The service did not answer as it should."""
+
+
+class UnusableError(ValueError):
+    """The service could never be asked; the message names the URL or the header."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,14 @@ OPENAI = Mapped(
 
 
 class HttpModerator:
-    """A :class:`~gateway.policy.verdict.Moderator`. ``action`` is what a flagged segment gets."""
+    """A :class:`~gateway.policy.verdict.Moderator`. ``action`` is what a flagged segment gets. Raises
+    :class:`UnusableError`."""
 
     def __init__(self, url: str, mapped: Mapped, *, action: Action, headers: Mapping[str, str] | None = None) -> None:
-        self._url, self._mapped, self._action = httpx.URL(url), mapped, action
+        self._url, self._mapped, self._action = _address(url), mapped, action
+        for name, value in (headers or {}).items():
+            if not TOKEN.fullmatch(name) or not VALUE.fullmatch(value):
+                raise UnusableError(f"the header {name!a} holds something that no HTTP header can hold")
         self._client = httpx.AsyncClient(headers=dict(headers or {}), follow_redirects=False, timeout=None)  # noqa: S113
 
     async def close(self) -> None:
@@ -75,6 +86,16 @@ class HttpModerator:
         except ValueError:
             raise ModeratorError(f"{self._url.host} did not answer with JSON") from None
         return read(answer, self._mapped, self._action)
+
+
+def _address(url: str) -> httpx.URL:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        address = None
+    if address is None or not address.host:
+        raise UnusableError("url is no address")
+    return address
 
 
 def filled(template: Any, values: Mapping[str, str]) -> Any:

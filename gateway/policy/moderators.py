@@ -68,7 +68,10 @@ def _http(part: HttpPart, folder: Path) -> Moderator:
     else:
         mapped = http.Mapped(part.body, part.flagged, part.categories, part.scores, part.thresholds)
     headers = {name: _resolved(part.name, name, value, folder) for name, value in part.headers.items()}
-    moderator: Moderator = http.HttpModerator(part.url, mapped, action=part.action, headers=headers)
+    try:
+        moderator: Moderator = http.HttpModerator(part.url, mapped, action=part.action, headers=headers)
+    except http.UnusableError as error:
+        raise PolicyError(f"moderator '{part.name}': {error}") from None
     return moderator
 
 

@@ -31,8 +31,10 @@ def load_moderator(entry_point: str, options: Mapping[str, Any]) -> Moderator:
         raise PolicyError(f"entry_point '{entry_point}' must be package.module:factory")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise PolicyError(f"entry_point '{entry_point}' cannot be loaded: {error}") from None
+    except Exception as error:
+        raise PolicyError(f"entry_point '{entry_point}' cannot be loaded: {type(error).__name__}") from error
     try:
         made = factory(dict(options))
     except Exception as error:

@@ -17,6 +17,7 @@ from gateway.policy.compiled import load_policy
 from gateway.policy.errors import PolicyError
 from gateway.policy.http_moderator import HttpModerator, Mapped, ModeratorError, filled, pointed, read
 from gateway.policy.moderators import Services
+from gateway.policy.python_moderator import load_moderator
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.triton import TritonClassifier
@@ -222,6 +223,9 @@ async def test_decisions_are_recorded(tmp_path: Path) -> None:
         ("{name: a, kind: python, entry_point: 'no.such:thing'}", "'no.such:thing' cannot be loaded"),
         ("{name: a, kind: python, entry_point: 'tests.gateway.policy.judges:failing'}", "failed with ValueError"),
         ("{name: a, kind: python, entry_point: 'tests.gateway.policy.judges:wrong'}", "without a method check"),
+        ("{name: a, kind: http, url: 'http://x:y', preset: openai}", "moderator 'a': url is no address"),
+        ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {k: 'schlüssel'}}", "the header 'k' holds"),
+        ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {'k y': v}}", "the header 'k y' holds"),
         ("{name: a, kind: http, url: 'http://x'}", "moderators.0.http: give preset, or body"),
         ("{name: a, kind: http, url: 'ftp://x', preset: openai}", "moderators.0.http.url"),
         ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {k: {env: NO_SUCH}}}", "has no NO_SUCH"),
@@ -237,6 +241,18 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, moderator: str, says: st
     with pytest.raises(PolicyError) as refused:
         load_policy(policy, Services(TritonClassifier("127.0.0.1:1"), Telemetry()))
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("code", ["def make(:\n", "1 / 0\n"])
+def test_own_code_that_cannot_be_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """Whatever it raises, the policy is what cannot be used."""
+    name = f"own_{len(code)}"
+    (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PolicyError, match=f"'{name}:make' cannot be loaded"):
+        load_moderator(f"{name}:make", {})
 
 
 def test_a_template_is_filled_once() -> None:
