@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gateway.errors import RecordUnavailable
 from gateway.policy.compiled import Policy
 from gateway.policy.judging import Judge, Judged
 from gateway.policy.output import OutputGuard
@@ -72,7 +73,8 @@ class PolicyEngine:
         self.policy = policy
 
     async def check_input(self, texts: Sequence[str], context: Context) -> InputDecision:
-        """Whether ``texts``, all that a user wrote, may be asked."""
+        """Whether ``texts``, all that a user wrote, may be asked. Raises
+        :class:`~gateway.errors.RecordUnavailable`."""
         policy = self.policy
         rules = policy.rules("input", context.tenant)
         if sum(map(len, texts)) > LONG_CHARACTERS:
@@ -92,9 +94,9 @@ class PolicyEngine:
         decision = InputDecision(action, redacted, spans, judged)
         for span in (span for each in spans for span in each):
             self._observer.matched("input", span)
+        self._observer.decided("input", action)
         if not self._record(policy, context, action, [span for each in spans for span in each], judged):
-            decision = replace(decision, action="block")
-        self._observer.decided("input", decision.action)
+            raise RecordUnavailable
         return decision
 
     def output(self, context: Context) -> OutputGuard:
@@ -102,12 +104,12 @@ class PolicyEngine:
         policy = self.policy
         rules = policy.rules("output", context.tenant)
 
-        def ended(guard: OutputGuard) -> None:
+        def ended(guard: OutputGuard) -> bool:
             for span in guard.spans:
                 self._observer.matched("output", span)
             self._observer.held_back(guard.most_held)
             self._observer.decided("output", guard.action)
-            self._record(policy, context, guard.action, guard.spans, tuple(guard.judged))
+            return self._record(policy, context, guard.action, guard.spans, tuple(guard.judged))
 
         return OutputGuard(context, rules, policy.judges("output", context.tenant), ended)
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import uvicorn
 
-from gateway.policy.audit import verify
+from gateway.errors import RecordUnavailable
+from gateway.policy.audit import numbered, verify
 from gateway.policy.compiled import load_policy
+from gateway.policy.engine import PolicyEngine
 from gateway.policy.errors import PolicyError
 from gateway.policy.http_moderator import HttpModerator, Mapped, ModeratorError, filled, pointed, read
 from gateway.policy.moderators import Services
@@ -214,6 +216,43 @@ async def test_decisions_are_recorded(tmp_path: Path) -> None:
     assert {each["request_id"] for each in lines} == {body["id"]}
     assert (lines[0]["tenant"], verify(path).broken) == ("acme", None)
     assert "MARKER" not in path.read_text(encoding="utf-8")
+
+
+async def test_what_cannot_be_recorded_is_refused(tmp_path: Path) -> None:
+    """503 while the record cannot be written, on HTTP as it comes; answered again once it can."""
+    path = tmp_path / "audit.jsonl"
+    in_the_way = numbered(path, 2)
+    (in_the_way / "x").mkdir(parents=True)
+    settings: dict[str, Any] = {"audit_file": path, "audit_max_bytes": 4096, "audit_max_files": 2}
+    async with serve(tmp_path, **settings) as served, served.client() as client, asyncio.timeout(20):
+        while (response := await client.post("/generate", json={"text_input": "x"})).status_code == 200:
+            pass
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "record_unavailable")
+        in_the_way.rename(tmp_path / "elsewhere")
+        while (response := await client.post("/generate", json={"text_input": "x"})).status_code != 200:
+            assert response.json()["error"]["code"] == "record_unavailable"
+    assert verify(path).broken is None
+
+
+class Forgetful:
+    """Records what is asked and not what is answered."""
+
+    def record(self, entry: dict[str, Any]) -> bool:
+        """As it does."""
+        return bool(entry["direction"] == "input")
+
+
+@pytest.mark.parametrize("text", ["a fine thing", "炸弹"])
+async def test_an_answer_that_cannot_be_recorded_does_not_end_well(tmp_path: Path, text: str) -> None:
+    """What is left of it is withheld; without ``unrecorded_blocks`` it passes. A blocked one is no exception."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: x\nlists: [{name: w, words: [炸弹]}]\n", encoding="utf-8")
+    for required in (False, True):
+        engine = PolicyEngine(load_policy(policy), Telemetry(), Forgetful(), unrecorded_blocks=required)
+        guard = engine.output(CONTEXT)
+        with pytest.raises(RecordUnavailable) if required else contextlib.nullcontext():
+            await guard.feed(text)
+            await guard.finish()
 
 
 @pytest.mark.parametrize(
