@@ -139,9 +139,11 @@ def compile_policy(file: PolicyFile, folder: Path, name: str, services: Services
     return policy if services is None else with_moderators(policy, folder, services)
 
 
-def with_moderators(policy: Policy, folder: Path, services: Services) -> Policy:
-    """The policy with the moderators that its file asks for. Raises :class:`PolicyError`."""
-    judges = tuple(moderators.make(part, services, folder) for part in policy.file.moderators)
+def with_moderators(policy: Policy, folder: Path, services: Services, before: Iterable[Guarded] = ()) -> Policy:
+    """The policy with the moderators that its file asks for; those of ``before`` that are the same stay. Raises
+    :class:`PolicyError`."""
+    before = tuple(before)
+    judges = tuple(moderators.make(part, services, folder, before) for part in policy.file.moderators)
     return replace(policy, moderators=judges)
 
 

@@ -50,13 +50,13 @@ async def watching(
 async def reload(path: Path, engine: PolicyEngine, observer: ReloadObserver, services: Services | None = None) -> bool:
     """Read the policy anew and let it take over; False if it cannot be used."""
     try:
-        policy = await load_aside(path, services)
+        policy = await load_aside(path, services, engine.policy.moderators)
     except Exception as error:  # noqa: BLE001 - moderators are made from somebody else's code
         reason = str(error) if isinstance(error, PolicyError) else type(error).__name__
         LOGGER.error("the policy on disk cannot be used; the old one stays", extra={"fields": {"reason": reason}})
         observer.reloaded(None)
         return False
-    if policy.digest != engine.policy.digest:
+    if (policy.digest, policy.moderators) != (engine.policy.digest, engine.policy.moderators):  # or a new secret
         engine.swap(policy)
         LOGGER.info("policy reloaded", extra={"fields": {"policy": policy.version}})
     observer.reloaded(policy.version)

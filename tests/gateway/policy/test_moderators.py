@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gateway.policy.audit import numbered, verify
 from gateway.policy.compiled import load_policy
 from gateway.policy.engine import PolicyEngine
 from gateway.policy.errors import PolicyError
+from gateway.policy.guard import Guarded, Limits
 from gateway.policy.http_moderator import HttpModerator, Mapped, ModeratorError, filled, pointed, read
 from gateway.policy.moderators import Services
 from gateway.policy.python_moderator import load_moderator
@@ -24,6 +26,7 @@ from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.triton import TritonClassifier
 from tests.gateway.conftest import Served, free_port, serve
+from tests.gateway.policy.judges import HANGING
 
 CONTEXT = Context("r", "t", "output", "before")
 
@@ -203,6 +206,22 @@ async def test_own_code(tmp_path: Path) -> None:
         assert (await ask(served, "a kumquat"))[1]["text_output"] == "a *******"
 
 
+async def test_own_code_that_hangs_holds_up_nobody_else() -> None:
+    """However often it is asked: its threads are its own, and no more run than may."""
+    moderator = load_moderator("tests.gateway.policy.judges:hanging", {}, 2)
+    guard = Guarded("m", moderator, Limits(deadline_seconds=0.02, concurrency=2, failures=1000), Telemetry())
+    before = threading.active_count()
+    try:
+        verdicts = await asyncio.gather(*(guard.check("x", CONTEXT) for _ in range(50)))
+        assert {each.error for each in verdicts} == {"deadline"}
+        assert threading.active_count() <= before + 2
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(int, "1") == 1
+    finally:
+        HANGING.may_end.set()
+        await guard.close()
+
+
 async def test_decisions_are_recorded(tmp_path: Path) -> None:
     """Input and output, with lengths and categories, never the text; the chain holds."""
     policy = tmp_path / "recorded.yaml"
@@ -291,7 +310,7 @@ def test_own_code_that_cannot_be_imported_is_refused(
     (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(PolicyError, match=f"'{name}:make' cannot be loaded"):
-        load_moderator(f"{name}:make", {})
+        load_moderator(f"{name}:make", {}, 1)
 
 
 def test_a_template_is_filled_once() -> None:

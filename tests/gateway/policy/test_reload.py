@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,11 @@ from gateway.policy.compiled import load_policy
 from gateway.policy.engine import PolicyEngine
 from gateway.policy.moderators import Services
 from gateway.policy.reload import watching
+from gateway.policy.verdict import Context, Verdict
 from gateway.telemetry import Telemetry
 from gateway.triton import TritonClassifier
 
+CONTEXT = Context("r", "t", "output")
 HEAD = "version: first\nlists: [{name: fruit, file: fruit.txt}]\n"
 
 
@@ -91,6 +94,63 @@ async def test_a_moderator_that_cannot_be_made_ends_no_reload(watched: tuple[Pat
     put(path, HEAD.replace("first", "third"))
     await until(lambda: len(reloads.seen) == 2)
     assert engine.policy.version.startswith("third@")
+
+
+class Closing:
+    """Own code that says when it is closed."""
+
+    made: list[Closing]
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.closed = False
+        self.made.append(self)
+
+    async def check(self, segment: str, context: Context) -> Verdict:
+        """Allow."""
+        return Verdict()
+
+    async def close(self) -> None:
+        """It was."""
+        self.closed = True
+
+
+async def test_what_is_the_same_stays_and_what_is_replaced_is_closed(
+    watched: tuple[Path, PolicyEngine, Reloads],
+) -> None:
+    """A moderator outlives a reload that does not change it, breaker and all; one that is gone is closed with the last
+    request that may ask it."""
+    path, engine, reloads = watched
+    Closing.made = []
+    own = "moderators: [{name: a, kind: python, entry_point: '%s:Closing', options: {level: %d}}]\n"
+    for number, level in enumerate((1, 1, 2), 1):
+        put(path, HEAD.replace("first", f"v{number}") + own % (__name__, level))
+        await until(lambda number=number: len(reloads.seen) == number)  # type: ignore[misc]
+        if number == 2:
+            guard = engine.output(CONTEXT)
+    assert None not in reloads.seen
+    first, second = Closing.made
+    assert await guard.feed("Well! And") == "Well!"
+    assert not first.closed
+    guard.close()
+    await until(lambda: first.closed)
+    assert not second.closed
+    await engine.close()
+    assert second.closed
+
+
+async def test_a_new_secret_is_taken_up(watched: tuple[Path, PolicyEngine, Reloads]) -> None:
+    """Though the policy is the same, and says so."""
+    path, engine, reloads = watched
+    put(path.with_name("key"), "old")
+    header = "headers: {k: {file: key}}"
+    put(path, HEAD + f"moderators: [{{name: a, kind: http, preset: openai, url: 'http://x', {header}}}]\n")
+    await until(lambda: len(reloads.seen) == 1)
+    (old,) = engine.policy.moderators
+    put(path.with_name("key"), "new")
+    await until(lambda: len(reloads.seen) == 2)
+    assert reloads.seen[0] == reloads.seen[1]
+    (new,) = engine.policy.moderators
+    assert (old.made_from[1], new.made_from[1]) == ({"k": "old"}, {"k": "new"})  # type: ignore[index]
 
 
 async def test_nothing_ends_a_watch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
