@@ -7,6 +7,7 @@ filled in; the response is read by JSON pointers (RFC 6901). :data:`OPENAI` maps
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -126,14 +127,18 @@ def read(answer: Any, mapped: Mapped, action: Action) -> Verdict:
     highest = None
     if mapped.scores is not None:
         scores = _expect(pointed(answer, mapped.scores), dict, mapped.scores)
-        numbers = {name: score for name, score in scores.items() if isinstance(score, (int, float))}
-        highest = float(max(numbers.values(), default=0.0))
-        for name, score in numbers.items():
+        for name, score in scores.items():
             threshold = mapped.thresholds.get(name, mapped.thresholds.get("*"))
-            if threshold is not None and score >= threshold:
-                categories.add(name)
-                flagged = True
-    if mapped.flagged is None and mapped.scores is None:
+            number = isinstance(score, (int, float)) and math.isfinite(score)
+            if number:
+                highest = max(highest or 0.0, float(score))
+            if threshold is not None:
+                if not number:
+                    raise ModeratorError(f"the answer has a score that is no number at {mapped.scores}")
+                if score >= threshold:
+                    categories.add(name)
+                    flagged = True
+    if mapped.flagged is None:
         flagged = bool(categories)
     return Verdict(action if flagged else "allow", (), tuple(sorted(categories)) if flagged else (), highest)
 

@@ -72,26 +72,25 @@ class OutputGuard:
         spans = self._rules.check(before + text)
         return not any(span.action != "flag" and span.end > len(before) for span in spans)
 
-    async def feed(self, piece: str) -> str:
-        """What may leave now. Raises :class:`~gateway.errors.RecordUnavailable`."""
+    async def feed(self, piece: str, *, last: bool = False) -> str:
+        """What may leave now; with ``last``, at the end. Raises :class:`~gateway.errors.RecordUnavailable`."""
         text = self._stream.feed(piece)
         text = await self._judge(text, last=self._stream.blocked is not None)
         held = self._stream.held + len(self._held.pending)
         self.most_held = max(self.most_held, held)
-        self._collect()
-        if self.blocked and not self.close():
+        if last and not self.blocked:
+            text += await self._judge(self._stream.finish(), last=True)
+            if self._running:
+                await asyncio.wait(self._running)
+        if self._cut_meanwhile():
+            text = ""
+        if (last or self.blocked) and not self.close():
             raise RecordUnavailable
         return text
 
     async def finish(self) -> str:
         """What may leave at the end. Raises :class:`~gateway.errors.RecordUnavailable`."""
-        text = await self._judge(self._stream.finish(), last=True)
-        if self._running:
-            await asyncio.wait(self._running)
-        self._collect()
-        if not self.close():
-            raise RecordUnavailable
-        return text
+        return await self.feed("", last=True)
 
     def close(self) -> bool:
         """The answer is over, however it ended; whether that is recorded, or need not be. Safe to call again."""
@@ -135,11 +134,14 @@ class OutputGuard:
         before = (self._context.before + segment)[-BEFORE_CHARACTERS:]
         self._context = replace(self._context, before=before)
 
-    def _collect(self) -> None:
-        """Take what has been said meanwhile."""
+    def _cut_meanwhile(self) -> bool:
+        """Take what those that do not hold have said: whether the answer ends before what has not left yet."""
+        cut = False
         for task in [each for each in self._running if each.done()]:
             self._running.remove(task)
             if not task.cancelled():
                 outcome = task.result()
                 self.judged += outcome.judged
-                self._refused = self._refused or outcome.action == "block"
+                cut = cut or outcome.action == "block"
+        self._refused = self._refused or cut
+        return cut

@@ -183,6 +183,26 @@ async def test_what_is_sent_is_cut(tmp_path: Path, service: tuple[Service, str])
     assert len(body["text_output"]) < len(text) - 20
 
 
+async def test_nothing_leaves_behind_a_verdict(tmp_path: Path) -> None:
+    """``hold: none``: not even the piece that comes with it, nor an answer that comes as one."""
+    policy, own = tmp_path / "policy.yaml", "kind: python, entry_point: 'tests.gateway.policy.judges:blocking'"
+    policy.write_text(f"version: x\nmoderators: [{{name: a, {own}, options: {{word: kumquat}}, hold: none}}]\n")
+    engine = PolicyEngine(load_policy(policy, Services(TritonClassifier("127.0.0.1:1"), Telemetry())), Telemetry())
+    guard = engine.output(CONTEXT)
+    assert await guard.feed("A kumquat! And") == "A kumquat! And"
+    async with asyncio.timeout(10):
+        while not guard.blocked:
+            left = await guard.feed(" on")
+            assert left == ("" if guard.blocked else " on")
+            await asyncio.sleep(0)
+    whole = engine.output(CONTEXT)
+    assert await whole.feed("A kumquat! And on", last=True) == ""
+    assert whole.blocked
+    fine = engine.output(CONTEXT)
+    assert await fine.feed("A quince! And on", last=True) == "A quince! And on"
+    await engine.close()
+
+
 async def test_triton_s_classifier(tmp_path: Path) -> None:
     """Asked over gRPC in the same Triton; a label from its threshold on."""
     part = "  - {name: insults, kind: triton, model: insults, labels: {insult: {threshold: 0.8, action: redact}}}\n"
@@ -285,6 +305,10 @@ async def test_an_answer_that_cannot_be_recorded_does_not_end_well(tmp_path: Pat
         ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {k: 'schlüssel'}}", "the header 'k' holds"),
         ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {'k y': v}}", "the header 'k y' holds"),
         ("{name: a, kind: http, url: 'http://x'}", "moderators.0.http: give preset, or body"),
+        ("{name: a, kind: http, url: 'http://x', body: {}, scores: /s}", "scores mean nothing without"),
+        ("{name: a, kind: http, url: 'http://x', body: {}, flagged: /f, thresholds: {x: 1}}", "without scores"),
+        ("{name: a, kind: http, url: 'http://x', body: {}, flagged: f}", "moderators.0.http.flagged"),
+        ("{name: a, kind: http, url: 'http://x', preset: openai, flagged: /f}", "preset has its own"),
         ("{name: a, kind: http, url: 'ftp://x', preset: openai}", "moderators.0.http.url"),
         ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {k: {env: NO_SUCH}}}", "has no NO_SUCH"),
         ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {k: {file: none}}}", "none cannot be read"),
@@ -326,6 +350,13 @@ def test_an_answer_is_read_by_pointers() -> None:
     assert (verdict.action, verdict.categories, verdict.score) == ("flag", ("x",), 0.6)
     assert read({"tags": ["spam"]}, Mapped(body={}, categories="/tags"), "block").categories == ("spam",)
     assert read({"tags": []}, Mapped(body={}, categories="/tags"), "block").action == "allow"
+    both = Mapped(body={}, categories="/tags", scores="/s", thresholds={"x": 0.5})
+    assert read({"tags": ["spam"], "s": {"x": 0.1}}, both, "block").categories == ("spam",)
+    assert read({"tags": [], "s": {"x": 0.1, "note": "n/a"}}, both, "block").action == "allow"
+    assert read({"tags": [], "s": {"x": 0.6}}, both, "block").categories == ("x",)
+    for score in ("0.9", None, float("nan")):
+        with pytest.raises(ModeratorError, match="no number"):
+            read({"tags": [], "s": {"x": score}}, both, "block")
     for answer in ({}, {"ok": "yes"}, [], None):
         with pytest.raises(ModeratorError):
             read(answer, Mapped(body={}, flagged="/ok"), "block")
