@@ -30,6 +30,7 @@ from gateway.traffic.quotas import QuotaError
 from gateway.workers import Seat
 
 DAY_SECONDS = 86_400
+ENDED_BY_SIGPIPE = 141
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,7 +76,12 @@ def _audit(path: Path) -> int:
 
 def _policy(options: argparse.Namespace) -> int:
     try:
-        return command.run(options)
+        status = command.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ENDED_BY_SIGPIPE
     except PolicyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

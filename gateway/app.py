@@ -122,9 +122,8 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
                 async with _grpc_door(settings, parts, certificate, triton_ca):
                     yield
             finally:
-                await triton.close()
-                await quotas.close()
-                await classifier.close()
+                for each in (triton, quotas, policy, classifier):
+                    await each.close()
                 if audit is not None:
                     audit.close()
                 if rated is not None:

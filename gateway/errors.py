@@ -30,6 +30,7 @@
     │   └── TooManyConnections        503  UNAVAILABLE          too_many_connections
     ├── QuotaUnavailable              503  UNAVAILABLE          quota_unavailable
     ├── FeedbackUnavailable           503  UNAVAILABLE          feedback_unavailable
+    ├── RecordUnavailable             503  UNAVAILABLE          record_unavailable
     ├── RequestTimeout                408  DEADLINE_EXCEEDED    request_timeout
     └── DeadlineExceeded              504  DEADLINE_EXCEEDED    deadline_exceeded
 
@@ -277,6 +278,14 @@ class FeedbackUnavailable(GatewayError):
 
     http_status, grpc_status, code = 503, "UNAVAILABLE", "feedback_unavailable"
     default_message = "feedback cannot be taken at the moment; retry after a moment"
+    retry_after_seconds = 2
+
+
+class RecordUnavailable(GatewayError):
+    """What was decided cannot be recorded, and it was decided to refuse then."""
+
+    http_status, grpc_status, code = 503, "UNAVAILABLE", "record_unavailable"
+    default_message = "decisions cannot be recorded at the moment, so nothing is answered; retry later"
     retry_after_seconds = 2
 
 

@@ -329,9 +329,7 @@ async def _guarded(
             if not lease.take(delta.prompt_tokens + delta.completion_tokens) and not reason:
                 reason = QUOTA
             with judging:
-                text = await guard.feed(delta.text)
-                if not guard.blocked and reason:
-                    text += await guard.finish()
+                text = await guard.feed(delta.text, last=bool(reason))
             logprobs = gate.passed(delta, text) if gate is not None else ()
             if guard.blocked:
                 yield replace(delta, text=text, finish_reason=CONTENT_FILTER, logprobs=logprobs)

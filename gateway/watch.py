@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
+
+LOGGER = logging.getLogger("tidegate")
 
 
 @contextlib.asynccontextmanager
@@ -31,10 +34,13 @@ async def _watch(
 ) -> None:
     while True:
         await asyncio.sleep(seconds)
-        now = await asyncio.to_thread(fingerprint)
-        if now != seen:
-            await reload()
-            seen = now  # not what is there now: it may have changed while it was read
+        try:
+            now = await asyncio.to_thread(fingerprint)
+            if now != seen:
+                seen = now  # not what is there after the reload: it may have changed while it was read
+                await reload()
+        except Exception:  # whatever it was, the next change counts again
+            LOGGER.exception("a changed file could not be taken up")
 
 
 def stamps(paths: Iterable[Path]) -> tuple[object, ...]:

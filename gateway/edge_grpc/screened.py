@@ -167,8 +167,7 @@ class _Guards:
             guard = self._guards[name, number] = self._policy.output(self._context)
         if guard.blocked:
             return ""
-        out = await guard.feed(text)
-        return out + await guard.finish() if last and not guard.blocked else out
+        return await guard.feed(text, last=last)
 
 
 def _end(response: pb.ModelInferResponse, reason: str) -> None:

@@ -11,20 +11,23 @@ import gc
 import os
 import pickle
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import anyio
 
 from gateway.policy.compiled import Policy, load_policy, with_moderators
 from gateway.policy.errors import PolicyError
+from gateway.policy.guard import Guarded
 from gateway.policy.moderators import Services
 
 LONGEST_SECONDS = 600.0
 POLITENESS = 10
 
 
-async def load_aside(path: Path, services: Services | None = None) -> Policy:
-    """As :func:`~gateway.policy.compiled.load_policy`, without a stall. Raises :class:`PolicyError`."""
+async def load_aside(path: Path, services: Services | None = None, before: Iterable[Guarded] = ()) -> Policy:
+    """As :func:`~gateway.policy.compiled.load_policy`, without a stall; moderators of ``before`` that are the same
+    stay. Raises :class:`PolicyError`."""
     descriptor = os.memfd_create("policy")
     try:
         await _run(path, descriptor)
@@ -33,7 +36,7 @@ async def load_aside(path: Path, services: Services | None = None) -> Policy:
         os.close(descriptor)
     if isinstance(built, str):
         raise PolicyError(built)
-    return built if services is None else await asyncio.to_thread(with_moderators, built, path.parent, services)
+    return built if services is None else await asyncio.to_thread(with_moderators, built, path.parent, services, before)
 
 
 async def _run(path: Path, descriptor: int) -> None:

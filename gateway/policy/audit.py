@@ -1,27 +1,33 @@
 """The record of every decision: JSON lines, each with the hash of the line before, so that a change, a gap or another
-order shows. Lines hold who, when, which policy, and lengths and categories of what was found; the text only if
-configured.
+order shows. Lines hold who, when, which policy, and lengths and categories of what was found.
 
 Files are rotated by size (``audit.jsonl``, ``audit.jsonl.1``, ...), the chain goes on from file to file and over
 restarts. A line that a crash cut off is moved out of the way, and the next line says so. Writing is a thread's work;
-a full queue is counted and, as configured, refuses the decision or loses the record.
+what cannot be written is counted and, as configured, refuses the decision or loses the record.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
+import logging
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 GENESIS = "0" * 64
 QUEUE_RECORDS = 10_000
+RETRY_SECONDS = 0.5
+
+LOGGER = logging.getLogger("tidegate")
 
 
 class AuditError(Exception):
@@ -39,26 +45,30 @@ class AuditSettings:
 
 
 class AuditLog:
-    """Writes records in the background. ``on_loss`` hears of each that found the queue full or the disk unwritable, in
-    the caller's thread or in the writer's; ``lost`` counts them."""
+    """Writes records in the background. While that fails (a full disk), ``broken`` is set and nothing more is taken;
+    what was taken before waits and is written once it can be. ``on_loss`` hears of each that is lost, in the caller's
+    thread or in the writer's; ``lost`` counts them."""
 
     def __init__(self, settings: AuditSettings, on_loss: Callable[[], None] = lambda: None) -> None:
-        self.settings, self.lost, self._on_loss = settings, 0, on_loss
+        self.settings, self.lost, self.broken, self._on_loss = settings, 0, False, on_loss
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(QUEUE_RECORDS)
+        self._closing = threading.Event()
         try:
             settings.path.parent.mkdir(parents=True, exist_ok=True)
             self._previous, note = _resume(settings)
-            self._file = settings.path.open("ab")
+            self._file, self._size = _opened(settings.path)
+            if note is not None:
+                self._write(note)
         except OSError as error:
             raise AuditError(f"{settings.path} cannot be written: {error.strerror}") from None
-        if note is not None:
-            self._write(note)
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
     def record(self, entry: dict[str, Any]) -> bool:
         """Add a record; False if it is lost. Never waits."""
         try:
+            if self.broken:
+                raise queue.Full
             self._queue.put_nowait({"time": round(time.time(), 3), **entry})
         except queue.Full:
             self._lose()
@@ -67,6 +77,7 @@ class AuditLog:
 
     def close(self) -> None:
         """Write what is waiting and close the file."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
         self._file.close()
@@ -74,34 +85,74 @@ class AuditLog:
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
             try:
-                self._write(entry)
-                if self._queue.empty():
-                    os.fsync(self._file.fileno())
-            except OSError:
+                if not self._insist(partial(self._write, entry)):
+                    self._lose()
+                elif self._queue.empty():
+                    self._insist(self._sync)
+            except Exception:  # one record that cannot be put in words must not be the last
+                LOGGER.exception("a record could not be written")
                 self._lose()
+
+    def _insist(self, step: Callable[[], None]) -> bool:
+        """Until it is done; False if it still fails when the log is closed."""
+        while True:
+            try:
+                step()
+            except OSError as error:
+                if not self.broken:
+                    reason = error.strerror or type(error).__name__
+                    LOGGER.error("the record cannot be written", extra={"fields": {"reason": reason}})
+                self.broken = True
+            else:
+                self.broken = False
+                return True
+            if self._closing.wait(RETRY_SECONDS):
+                return False
 
     def _lose(self) -> None:
         self.lost += 1
         self._on_loss()
 
     def _write(self, entry: dict[str, Any]) -> None:
-        line = json.dumps({**entry, "previous": self._previous}, ensure_ascii=False, separators=(",", ":")).encode()
-        if self._file.tell() and self._file.tell() + len(line) >= self.settings.max_bytes:
+        """Raises OSError, and what was written of the line then is taken back by the next attempt."""
+        if self.broken:
+            self._reopen()
+        text = json.dumps({**entry, "previous": self._previous}, ensure_ascii=False, separators=(",", ":"))
+        line = text.encode("utf-8", "backslashreplace")  # half a character, as JSON writes it
+        if self._size and self._size + len(line) >= self.settings.max_bytes:
             self._rotate()
-        self._file.write(line + b"\n")
-        self._file.flush()
+        if self._file.write(line + b"\n") != len(line) + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size += len(line) + 1
         self._previous = hashlib.sha256(line).hexdigest()
 
-    def _rotate(self) -> None:
+    def _sync(self) -> None:
         os.fsync(self._file.fileno())
+
+    def _reopen(self) -> None:
+        """The file as it was behind the last whole line, whatever has happened to it."""
         self._file.close()
+        self._file, size = _opened(self.settings.path)
+        self._size = min(size, self._size)
+        self._file.truncate(self._size)
+
+    def _rotate(self) -> None:
+        self._sync()
         path, count = self.settings.path, self.settings.max_files
         numbered(path, count).unlink(missing_ok=True)
         for number in range(count - 1, 0, -1):
             if numbered(path, number).exists():
                 numbered(path, number).replace(numbered(path, number + 1))
         path.replace(numbered(path, 1))
-        self._file = path.open("ab")
+        self._file.close()
+        self._size = 0
+        self._file, _ = _opened(path)
+
+
+def _opened(path: Path) -> tuple[io.FileIO, int]:
+    """The file to go on with, unbuffered so that what fails is known at once, and its size."""
+    file = path.open("ab", buffering=0)
+    return file, os.fstat(file.fileno()).st_size
 
 
 def numbered(path: Path, number: int) -> Path:

@@ -14,10 +14,13 @@ from gateway.policy import lint
 from gateway.policy.compiled import Listed, Policy, benign_texts, compile_policy, load_policy, read_allow, read_lists
 from gateway.policy.config import PolicyFile, read_policy
 from gateway.policy.errors import PolicyError
+from gateway.policy.guard import Outcome
 from gateway.policy.matcher import Matcher
+from gateway.policy.moderators import Services
 from gateway.policy.verdict import strictest
 
 SHOWN = 20
+EXPECTED = "expected a JSON object in UTF-8 with text, text_input, prompt or messages"
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +43,16 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.policy_command == "lint":
         return _lint(options.policy, options.benign)
-    return _check(load_policy(options.policy), options, sys.stdin, sys.stdout)
+    return _check(load_policy(options.policy), options, sys.stdin.buffer, sys.stdout)
 
 
-def _check(policy: Policy, options: argparse.Namespace, source: TextIO, target: TextIO) -> int:
-    rules, counts = policy.rules(options.direction, options.tenant), Counter[str]()
+def _check(policy: Policy, options: argparse.Namespace, source: Iterable[bytes], target: TextIO) -> int:
+    rules, counts, bad = policy.rules(options.direction, options.tenant), Counter[str](), 0
     for number, texts in _read(source):
+        if texts is None:
+            bad += 1
+            target.write(json.dumps({"line": number, "error": EXPECTED}) + "\n")
+            continue
         spans = [rules.check(text) for text in texts]
         action = strictest(span.action for each in spans for span in each)
         counts[action] += 1
@@ -60,28 +67,36 @@ def _check(policy: Policy, options: argparse.Namespace, source: TextIO, target: 
     total = sum(counts.values())
     shares = ", ".join(f"{action} {count} ({count / total:.2%})" for action, count in counts.most_common())
     print(f"{total} checked: {shares}" if total else "nothing to check", file=sys.stderr)
-    return 0
+    if bad:
+        print(f"error: {bad} lines could not be read: {EXPECTED}", file=sys.stderr)
+    return 2 if bad else 0
 
 
-def _read(source: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+def _read(source: Iterable[bytes]) -> Iterator[tuple[int, list[str] | None]]:
+    """Every line's texts, None where it has none."""
     for number, line in enumerate(source, 1):
         if line.strip():
             try:
-                yield number, _texts(json.loads(line))
-            except (ValueError, TypeError, KeyError):
-                raise PolicyError(
-                    f"standard input, line {number}: expected a JSON object with text, text_input, prompt or messages"
-                ) from None
+                texts = _texts(json.loads(line))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                texts = None
+            yield number, texts
 
 
 def _texts(value: dict[str, Any]) -> list[str]:
     if "messages" in value:
-        found = [message["content"] for message in value["messages"]]
+        found = [_content(message["content"]) for message in value["messages"]]
     else:
-        found = [value[key] for key in ("text", "text_input", "prompt") if key in value]
+        given = (value[key] for key in ("text", "text_input", "prompt") if key in value)
+        found = [text for each in given for text in (each if isinstance(each, list) else [each])]
     if not found or not all(isinstance(each, str) for each in found):
         raise ValueError
     return found
+
+
+def _content(value: Any) -> Any:
+    """A text, or parts of one, which become lines, as they do under ``/v1/``."""
+    return "\n".join(part["text"] for part in value) if isinstance(value, list) else value
 
 
 def _lint(path: Path, benign: Path | None) -> int:
@@ -92,12 +107,29 @@ def _lint(path: Path, benign: Path | None) -> int:
     for listed in read_lists(file, path.parent, str(path)):
         _report(listed, texts, file.lint.max_rate, read_allow(file.allow, path.parent)[0])
     try:
-        policy = compile_policy(file, path.parent, str(path))
+        policy = compile_policy(file, path.parent, str(path), Services(_Nobody(), _Nobody()))
     except PolicyError as error:
         print(f"refused: {error}")
         return 1
     print(f"accepted as {policy.version}" + (f"; {policy.demoted} entries only flag" if policy.demoted else ""))
     return 0
+
+
+class _Nobody:
+    """Stands behind moderators that are made, to see whether they can be, and never asked."""
+
+    async def classify(self, model: str, text: str) -> dict[str, float]:
+        """See :class:`~gateway.policy.triton_moderator.Classifier`."""
+        raise NotImplementedError
+
+    def checked(self, moderator: str, outcome: Outcome, seconds: float) -> None:
+        """See :class:`~gateway.policy.guard.GuardObserver`."""
+
+    def let_through(self, moderator: str, outcome: Outcome) -> None:
+        """See :class:`~gateway.policy.guard.GuardObserver`."""
+
+    def breaker(self, moderator: str, is_open: bool) -> None:
+        """See :class:`~gateway.policy.guard.GuardObserver`."""
 
 
 def _report(listed: Listed, texts: tuple[str, ...], most: float, allow: Matcher | None) -> None:

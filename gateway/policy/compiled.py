@@ -133,8 +133,9 @@ def compile_policy(file: PolicyFile, folder: Path, name: str, services: Services
         texts = benign_texts(file, folder) if listed_here else ()
     lists = tuple(_linted(each, file, texts, allow) for each in listed_here)
     digest = hashlib.sha256(file.model_dump_json().encode())
-    for line in (line for listed in lists for line in listed.lines):
-        digest.update(f"{line.word}\t{line.action}\t{line.category}\n".encode("utf-8", "surrogatepass"))
+    for listed in lists:
+        for line in listed.lines:
+            digest.update(f"{line.word}\t{listed.acts(line)}\t{line.category}\n".encode("utf-8", "surrogatepass"))
     categories = {line.category or listed.part.category for listed in lists for line in listed.lines}
     if len(categories) > MOST_CATEGORIES:
         raise PolicyError(f"{name}: {len(categories)} categories; at most {MOST_CATEGORIES}, they label metrics")
@@ -153,9 +154,11 @@ def _at(name: str, *location: int | str) -> Iterator[None]:
         raise PolicyError(f"{place(Path(name), location)}: {error}") from None
 
 
-def with_moderators(policy: Policy, folder: Path, services: Services) -> Policy:
-    """The policy with the moderators that its file asks for. Raises :class:`PolicyError`."""
-    judges = tuple(moderators.make(part, services, folder) for part in policy.file.moderators)
+def with_moderators(policy: Policy, folder: Path, services: Services, before: Iterable[Guarded] = ()) -> Policy:
+    """The policy with the moderators that its file asks for; those of ``before`` that are the same stay. Raises
+    :class:`PolicyError`."""
+    before = tuple(before)
+    judges = tuple(moderators.make(part, services, folder, before) for part in policy.file.moderators)
     return replace(policy, moderators=judges)
 
 

@@ -18,6 +18,8 @@ from gateway.yaml_file import Location, YamlFileError, place, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 FileName = Annotated[str, Field(pattern=r"^[^\x00]+$")]
+Pointer = Annotated[str, Field(pattern=r"^(/|$)")]
+"""RFC 6901: begins with a slash; the empty one is the whole answer."""
 FoundAction = Literal["flag", "redact", "block"]
 BOTH: tuple[Direction, ...] = ("input", "output")
 
@@ -149,16 +151,25 @@ class HttpPart(_ModeratorPart):
     preset: Literal["openai"] | None = Field(default=None, description="`openai`: POST /v1/moderations as it is.")
     headers: dict[str, str | SecretPart] = {}
     body: Any = Field(default=None, description="JSON with {segment}, {before}, {direction}, {tenant}, {request_id}.")
-    flagged: str | None = Field(default=None, description="JSON pointer to a boolean.")
-    categories: str | None = Field(default=None, description="JSON pointer to an object of booleans or a list.")
-    scores: str | None = Field(default=None, description="JSON pointer to an object of numbers.")
+    flagged: Pointer | None = Field(default=None, description="JSON pointer to a boolean.")
+    categories: Pointer | None = Field(default=None, description="JSON pointer to an object of booleans or a list.")
+    scores: Pointer | None = Field(default=None, description="JSON pointer to an object of numbers.")
     thresholds: dict[str, float] = Field(default={}, description="From which score on a category counts; `*` for any.")
     action: FoundAction = "block"
 
     @model_validator(mode="after")
     def _mapped(self) -> HttpPart:
-        if self.preset is None and (self.body is None or not (self.flagged or self.categories or self.scores)):
+        says = self.flagged is not None or self.categories is not None
+        if self.preset is not None:
+            if says or self.scores is not None:
+                raise ValueError("preset has its own flagged, categories and scores; give them or preset")
+            return self
+        if self.body is None or not (says or self.scores is not None):
             raise ValueError("give preset, or body and one of flagged, categories and scores")
+        if not says and not self.thresholds:
+            raise ValueError("scores mean nothing without thresholds, flagged or categories; nothing would be found")
+        if self.thresholds and self.scores is None:
+            raise ValueError("thresholds mean nothing without scores")
         return self
 
 
@@ -235,6 +246,17 @@ class PolicyFile(_Part):
     mask: MaskPart = MaskPart()
     lint: LintPart = LintPart()
     tenants: dict[str, TenantPart] = {}
+
+    def files(self) -> list[str]:
+        """Every other file that it names."""
+        secrets = (value for part in self.moderators if part.kind == "http" for value in part.headers.values())
+        named = [
+            *(part.file for part in self.lists),
+            self.allow.file if self.allow is not None else None,
+            self.lint.benign,
+            *(value.file for value in secrets if isinstance(value, SecretPart)),
+        ]
+        return [name for name in named if name is not None]
 
 
 def read_policy(path: Path) -> PolicyFile:

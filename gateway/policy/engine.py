@@ -6,11 +6,13 @@ The policy in force is one reference; a reload replaces it at once, and whoever 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gateway.errors import RecordUnavailable
 from gateway.policy.compiled import Policy
+from gateway.policy.guard import Guarded
 from gateway.policy.judging import Judge, Judged
 from gateway.policy.output import OutputGuard
 from gateway.policy.rules import Rules
@@ -66,13 +68,27 @@ class PolicyEngine:
     ) -> None:
         self.policy, self._observer, self._recorder = policy, observer, recorder
         self._unrecorded_blocks = unrecorded_blocks
+        _hold(policy.moderators)
 
     def swap(self, policy: Policy) -> None:
-        """From now on, ``policy``."""
-        self.policy = policy
+        """From now on, ``policy``. Moderators that only the old one has are closed with the last request that asks
+        them."""
+        _hold(policy.moderators)
+        before, self.policy = self.policy, policy
+        names = {each.name for each in policy.moderators}
+        for each in before.moderators:
+            if each.name not in names:
+                each.forget()
+        _release(before.moderators)
+
+    async def close(self) -> None:
+        """Nothing is asked any more."""
+        for each in self.policy.moderators:
+            await each.close()
 
     async def check_input(self, texts: Sequence[str], context: Context) -> InputDecision:
-        """Whether ``texts``, all that a user wrote, may be asked."""
+        """Whether ``texts``, all that a user wrote, may be asked. Raises
+        :class:`~gateway.errors.RecordUnavailable`."""
         policy = self.policy
         rules = policy.rules("input", context.tenant)
         if sum(map(len, texts)) > LONG_CHARACTERS:
@@ -84,32 +100,39 @@ class PolicyEngine:
         judged: tuple[Judged, ...] = ()
         judges = policy.judges("input", context.tenant)
         if judges and action != "block":
-            judge = Judge(judges, rules.mask)
-            verdicts = await asyncio.gather(*(judge.judge(text, context) for text in redacted))
+            judge, asked = Judge(judges, rules.mask), [each for each, _ in judges]
+            _hold(asked)
+            try:
+                verdicts = await asyncio.gather(*(judge.judge(text, context) for text in redacted))
+            finally:
+                _release(asked)
             redacted = [verdict.text for verdict in verdicts]
             judged = tuple(each for verdict in verdicts for each in verdict.judged)
             action = strictest([action, *(verdict.action for verdict in verdicts)])
         decision = InputDecision(action, redacted, spans, judged)
         for span in (span for each in spans for span in each):
             self._observer.matched("input", span)
+        self._observer.decided("input", action)
         if not self._record(policy, context, action, [span for each in spans for span in each], judged):
-            decision = replace(decision, action="block")
-        self._observer.decided("input", decision.action)
+            raise RecordUnavailable
         return decision
 
     def output(self, context: Context, *, json: bool = False) -> OutputGuard:
         """A guard for one answer, under the policy of now; ``json`` if the answer is JSON."""
         policy = self.policy
-        rules = policy.rules("output", context.tenant)
+        rules, judges = policy.rules("output", context.tenant), policy.judges("output", context.tenant)
+        asked = [each for each, _ in judges]
+        _hold(asked)
 
-        def ended(guard: OutputGuard) -> None:
+        def ended(guard: OutputGuard) -> bool:
+            _release(asked)
             for span in guard.spans:
                 self._observer.matched("output", span)
             self._observer.held_back(guard.most_held)
             self._observer.decided("output", guard.action)
-            self._record(policy, context, guard.action, guard.spans, tuple(guard.judged))
+            return self._record(policy, context, guard.action, guard.spans, tuple(guard.judged))
 
-        return OutputGuard(context, rules, policy.judges("output", context.tenant), ended, json=json)
+        return OutputGuard(context, rules, judges, ended, json=json)
 
     def _record(
         self, policy: Policy, context: Context, action: Action, spans: Sequence[Span], judged: Sequence[Judged]
@@ -132,6 +155,16 @@ class PolicyEngine:
             "moderators": [each.public() for each in judged],
         }
         return self._recorder.record(entry) or not self._unrecorded_blocks
+
+
+def _hold(moderators: Iterable[Guarded]) -> None:
+    for each in moderators:
+        each.hold()
+
+
+def _release(moderators: Iterable[Guarded]) -> None:
+    for each in moderators:
+        each.release()
 
 
 def _spans(rules: Rules, texts: Sequence[str]) -> list[list[Span]]:

@@ -6,19 +6,26 @@ A failure is a verdict like any other: the configured action, and a word for wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import logging
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import anyio
 
-from gateway.policy.verdict import Context, Direction, Moderator, Verdict
+from gateway.policy.verdict import ACTIONS, Context, Direction, Moderator, Span, Verdict
 
 LOGGER = logging.getLogger("tidegate")
 OnError = Literal["block", "allow", "flag"]
 Outcome = Literal["allow", "flag", "redact", "block", "deadline", "overloaded", "open", "failed"]
+
+
+class VerdictError(Exception):
+    """The moderator ended without a verdict, or with something that is none."""
 
 
 class GuardObserver(Protocol):
@@ -48,7 +55,8 @@ class Limits:
 
 
 class Guarded:
-    """A moderator under limits. ``applies`` says to which direction; ``holds`` whether text waits for it."""
+    """A moderator under limits. ``applies`` says to which direction; ``holds`` whether text waits for it. It is closed
+    when its last user, a policy or a request, lets go of it."""
 
     def __init__(
         self,
@@ -59,15 +67,39 @@ class Guarded:
         *,
         applies: tuple[Direction, ...] = ("input", "output"),
         holds: bool = True,
+        made_from: object = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name, self.applies, self.holds = name, applies, holds
+        self.name, self.applies, self.holds, self.made_from = name, applies, holds, made_from
+        self._users = 0
+        self._closing: asyncio.Task[None] | None = None
         self._moderator, self._limits, self._observer, self._clock = moderator, limits, observer, clock
         self._turns = asyncio.Semaphore(limits.concurrency)
         self._inside = 0
         self._failures = 0
         self._open_until = 0.0
         observer.breaker(name, is_open=False)
+
+    def hold(self) -> None:
+        """One more user."""
+        self._users += 1
+
+    def release(self) -> None:
+        """One less. The last one has it closed."""
+        self._users -= 1
+        if not self._users:
+            self._closing = asyncio.create_task(self.close())
+
+    async def close(self) -> None:
+        """Close the moderator, if it can be."""
+        close = getattr(self._moderator, "close", None)
+        if inspect.iscoroutinefunction(close):
+            with contextlib.suppress(Exception):
+                await close()
+
+    def forget(self) -> None:
+        """Nobody asks a moderator of this name any more: its breaker is no news."""
+        self._observer.breaker(self.name, is_open=False)
 
     async def check(self, segment: str, context: Context) -> Verdict:
         """The moderator's verdict, or the configured one if it cannot be had. Only a cancellation passes through."""
@@ -108,8 +140,17 @@ class Guarded:
         return verdict, verdict.action
 
     async def _in_turn(self, segment: str, context: Context) -> Verdict:
+        """The check is a task of its own, so that a cancellation in the moderator's code is not taken for a client that
+        leaves. Raises :class:`VerdictError`."""
         async with self._turns:
-            return await self._moderator.check(segment, context)
+            task = asyncio.create_task(self._moderator.check(segment, context))
+            try:
+                await asyncio.wait([task])
+            finally:
+                task.cancel()
+            if task.cancelled():
+                raise VerdictError
+            return sound(task.result())
 
     def _failed(self, outcome: Outcome) -> tuple[Verdict, Outcome]:
         self._count(self._failures + 1)
@@ -124,3 +165,21 @@ class Guarded:
 
     def _without(self, outcome: Outcome) -> tuple[Verdict, Outcome]:
         return Verdict(self._limits.on_error, error=outcome), outcome
+
+
+def sound(verdict: object) -> Verdict:
+    """The verdict, if it is one: types say nothing about somebody else's code. Raises :class:`VerdictError`."""
+    if not isinstance(verdict, Verdict) or verdict.action not in ACTIONS or verdict.error:
+        raise VerdictError
+    try:
+        score = None if verdict.score is None else float(verdict.score)
+        spans, categories = tuple(verdict.spans), tuple(verdict.categories)
+    except (TypeError, ValueError):
+        raise VerdictError from None
+    if score is not None and not math.isfinite(score):
+        raise VerdictError
+    if not all(isinstance(each, str) for each in categories) or isinstance(verdict.categories, str):
+        raise VerdictError
+    if not all(isinstance(each, Span) and isinstance(each.start, int) and isinstance(each.end, int) for each in spans):
+        raise VerdictError
+    return replace(verdict, score=score, spans=spans, categories=categories)

@@ -7,6 +7,8 @@ filled in; the response is read by JSON pointers (RFC 6901). :data:`OPENAI` maps
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +18,16 @@ import httpx
 from gateway.policy.verdict import Action, Context, Verdict
 
 MAX_RESPONSE_BYTES = 65536
+TOKEN, VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t\x20-\x7e]*")
+"""A header's name and value (RFC 9110); what is not ASCII would fail with every check."""
 
 
 class ModeratorError(Exception):
     """The service did not answer as it should."""
+
+
+class UnusableError(ValueError):
+    """The service could never be asked; the message names the URL or the header."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,14 @@ OPENAI = Mapped(
 
 
 class HttpModerator:
-    """A :class:`~gateway.policy.verdict.Moderator`. ``action`` is what a flagged segment gets."""
+    """A :class:`~gateway.policy.verdict.Moderator`. ``action`` is what a flagged segment gets. Raises
+    :class:`UnusableError`."""
 
     def __init__(self, url: str, mapped: Mapped, *, action: Action, headers: Mapping[str, str] | None = None) -> None:
-        self._url, self._mapped, self._action = httpx.URL(url), mapped, action
+        self._url, self._mapped, self._action = _address(url), mapped, action
+        for name, value in (headers or {}).items():
+            if not TOKEN.fullmatch(name) or not VALUE.fullmatch(value):
+                raise UnusableError(f"the header {name!a} holds something that no HTTP header can hold")
         self._client = httpx.AsyncClient(headers=dict(headers or {}), follow_redirects=False, timeout=None)  # noqa: S113
 
     async def close(self) -> None:
@@ -77,6 +89,16 @@ class HttpModerator:
         return read(answer, self._mapped, self._action)
 
 
+def _address(url: str) -> httpx.URL:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        address = None
+    if address is None or not address.host:
+        raise UnusableError("url is no address")
+    return address
+
+
 def filled(template: Any, values: Mapping[str, str]) -> Any:
     """The template with its places filled in; a value is never searched for places itself."""
     if isinstance(template, Mapping):
@@ -105,14 +127,18 @@ def read(answer: Any, mapped: Mapped, action: Action) -> Verdict:
     highest = None
     if mapped.scores is not None:
         scores = _expect(pointed(answer, mapped.scores), dict, mapped.scores)
-        numbers = {name: score for name, score in scores.items() if isinstance(score, (int, float))}
-        highest = float(max(numbers.values(), default=0.0))
-        for name, score in numbers.items():
+        for name, score in scores.items():
             threshold = mapped.thresholds.get(name, mapped.thresholds.get("*"))
-            if threshold is not None and score >= threshold:
-                categories.add(name)
-                flagged = True
-    if mapped.flagged is None and mapped.scores is None:
+            number = isinstance(score, (int, float)) and math.isfinite(score)
+            if number:
+                highest = max(highest or 0.0, float(score))
+            if threshold is not None:
+                if not number:
+                    raise ModeratorError(f"the answer has a score that is no number at {mapped.scores}")
+                if score >= threshold:
+                    categories.add(name)
+                    flagged = True
+    if mapped.flagged is None:
         flagged = bool(categories)
     return Verdict(action if flagged else "allow", (), tuple(sorted(categories)) if flagged else (), highest)
 

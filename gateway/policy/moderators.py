@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,15 @@ class Services:
     observer: GuardObserver
 
 
-def make(part: HttpPart | TritonPart | PythonPart, services: Services, folder: Path) -> Guarded:
-    """A moderator under its limits. Raises :class:`PolicyError`."""
+def make(
+    part: HttpPart | TritonPart | PythonPart, services: Services, folder: Path, before: Iterable[Guarded] = ()
+) -> Guarded:
+    """A moderator under its limits: the one of ``before`` that was made from the same, with its connections and its
+    breaker, or a new one. Raises :class:`PolicyError`."""
+    headers = {} if part.kind != "http" else _headers(part, folder)
+    for each in before:
+        if each.made_from == (part, headers):
+            return each
     limits = Limits(
         deadline_seconds=part.deadline_seconds,
         concurrency=part.concurrency,
@@ -37,27 +45,28 @@ def make(part: HttpPart | TritonPart | PythonPart, services: Services, folder: P
     )
     return Guarded(
         part.name,
-        _moderator(part, services, folder),
+        _moderator(part, services, headers),
         limits,
         services.observer,
         applies=tuple(part.apply),
         holds=part.hold == "segment",
+        made_from=(part, headers),
     )
 
 
-def _moderator(part: HttpPart | TritonPart | PythonPart, services: Services, folder: Path) -> Moderator:
+def _moderator(part: HttpPart | TritonPart | PythonPart, services: Services, headers: Mapping[str, str]) -> Moderator:
     if isinstance(part, PythonPart):
-        return load_moderator(part.entry_point, part.options)
+        return load_moderator(part.entry_point, part.options, part.concurrency)
     if isinstance(part, TritonPart):
         labels = {
             name: Judgement(label.threshold, label.action, label.category or name)
             for name, label in part.labels.items()
         }
         return TritonModerator(services.classifier, part.model, labels)
-    return _http(part, folder)
+    return _http(part, headers)
 
 
-def _http(part: HttpPart, folder: Path) -> Moderator:
+def _http(part: HttpPart, headers: Mapping[str, str]) -> Moderator:
     try:
         http: Any = importlib.import_module("gateway.policy.http_moderator")
     except ImportError:
@@ -67,9 +76,15 @@ def _http(part: HttpPart, folder: Path) -> Moderator:
         mapped = dataclasses.replace(http.OPENAI, **{name: value for name, value in given.items() if value})
     else:
         mapped = http.Mapped(part.body, part.flagged, part.categories, part.scores, part.thresholds)
-    headers = {name: _resolved(part.name, name, value, folder) for name, value in part.headers.items()}
-    moderator: Moderator = http.HttpModerator(part.url, mapped, action=part.action, headers=headers)
+    try:
+        moderator: Moderator = http.HttpModerator(part.url, mapped, action=part.action, headers=headers)
+    except http.UnusableError as error:
+        raise PolicyError(f"moderator '{part.name}': {error}") from None
     return moderator
+
+
+def _headers(part: HttpPart, folder: Path) -> dict[str, str]:
+    return {name: _resolved(part.name, name, value, folder) for name, value in part.headers.items()}
 
 
 def _resolved(moderator: str, header: str, value: str | SecretPart, folder: Path) -> str:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from gateway.errors import RecordUnavailable
 from gateway.policy.guard import Guarded
 from gateway.policy.json_text import JsonRuleStream, unescaped
 from gateway.policy.judging import Judge, Judged, Outcome
@@ -21,14 +22,15 @@ BEFORE_CHARACTERS = 400
 
 
 class OutputGuard:
-    """Feed it as the answer comes; ``blocked`` says that nothing more may leave. ``ended`` is called once."""
+    """Feed it as the answer comes; ``blocked`` says that nothing more may leave. ``ended`` is called once, and says
+    whether the decision is recorded, or need not be."""
 
     def __init__(
         self,
         context: Context,
         rules: Rules,
         judges: Sequence[tuple[Guarded, Action | None]],
-        ended: Callable[[OutputGuard], None],
+        ended: Callable[[OutputGuard], bool],
         *,
         json: bool = False,
     ) -> None:
@@ -42,7 +44,7 @@ class OutputGuard:
         self._later = Judge(later, rules.mask) if later else None
         self._held, self._sent = Segmenter(), Segmenter()
         self._running: list[asyncio.Task[Outcome]] = []
-        self._refused = False
+        self._refused, self._recorded = False, False
         self.most_held = 0
         """Characters that were held back at once, at most."""
         self.judged: list[Judged] = []
@@ -73,34 +75,35 @@ class OutputGuard:
         spans, length = self._rules.check(self._said(before + text)), len(self._said(before))
         return not any(span.action != "flag" and span.end > length for span in spans)
 
-    async def feed(self, piece: str) -> str:
-        """What may leave now."""
+    async def feed(self, piece: str, *, last: bool = False) -> str:
+        """What may leave now; with ``last``, at the end. Raises :class:`~gateway.errors.RecordUnavailable`."""
         text = self._stream.feed(piece)
         text = await self._judge(text, last=self._stream.blocked is not None)
         held = self._stream.held + len(self._held.pending)
         self.most_held = max(self.most_held, held)
-        self._collect()
-        if self.blocked:
-            self.close()
+        if last and not self.blocked:
+            text += await self._judge(self._stream.finish(), last=True)
+            if self._running:
+                await asyncio.wait(self._running)
+        if self._cut_meanwhile():
+            text = ""
+        if (last or self.blocked) and not self.close():
+            raise RecordUnavailable
         return text
 
     async def finish(self) -> str:
-        """What may leave at the end."""
-        text = await self._judge(self._stream.finish(), last=True)
-        if self._running:
-            await asyncio.wait(self._running)
-        self._collect()
-        self.close()
-        return text
+        """What may leave at the end. Raises :class:`~gateway.errors.RecordUnavailable`."""
+        return await self.feed("", last=True)
 
-    def close(self) -> None:
-        """The answer is over, however it ended. Safe to call again."""
+    def close(self) -> bool:
+        """The answer is over, however it ended; whether that is recorded, or need not be. Safe to call again."""
         for task in self._running:
             task.cancel()
         self._running = []
         if not self._over:
             self._over = True
-            self._ended(self)
+            self._recorded = self._ended(self)
+        return self._recorded
 
     async def _judge(self, text: str, *, last: bool) -> str:
         """What of ``text`` may leave, once those that hold have seen it."""
@@ -134,11 +137,14 @@ class OutputGuard:
         before = (self._context.before + segment)[-BEFORE_CHARACTERS:]
         self._context = replace(self._context, before=before)
 
-    def _collect(self) -> None:
-        """Take what has been said meanwhile."""
+    def _cut_meanwhile(self) -> bool:
+        """Take what those that do not hold have said: whether the answer ends before what has not left yet."""
+        cut = False
         for task in [each for each in self._running if each.done()]:
             self._running.remove(task)
             if not task.cancelled():
                 outcome = task.result()
                 self.judged += outcome.judged
-                self._refused = self._refused or outcome.action == "block"
+                cut = cut or outcome.action == "block"
+        self._refused = self._refused or cut
+        return cut

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from gateway import watch
 from gateway.policy.aside import load_aside
-from gateway.policy.compiled import Policy
+from gateway.policy.config import read_policy
 from gateway.policy.engine import PolicyEngine
 from gateway.policy.errors import PolicyError
 from gateway.policy.moderators import Services
@@ -43,27 +43,44 @@ async def watching(
         yield
         return
     changed = partial(reload, path, engine, observer, services)
-    async with watch.watching(seconds, lambda: fingerprint(path, engine.policy), changed):
+    async with watch.watching(seconds, Files(path).stamps, changed):
         yield
 
 
 async def reload(path: Path, engine: PolicyEngine, observer: ReloadObserver, services: Services | None = None) -> bool:
     """Read the policy anew and let it take over; False if it cannot be used."""
     try:
-        policy = await load_aside(path, services)
-    except PolicyError as error:
-        LOGGER.error("the policy on disk cannot be used; the old one stays", extra={"fields": {"reason": str(error)}})
+        policy = await load_aside(path, services, engine.policy.moderators)
+    except Exception as error:  # noqa: BLE001 - moderators are made from somebody else's code
+        reason = str(error) if isinstance(error, PolicyError) else type(error).__name__
+        LOGGER.error("the policy on disk cannot be used; the old one stays", extra={"fields": {"reason": reason}})
         observer.reloaded(None)
         return False
-    if policy.digest != engine.policy.digest:
+    if (policy.digest, policy.moderators) != (engine.policy.digest, engine.policy.moderators):  # or a new secret
         engine.swap(policy)
         LOGGER.info("policy reloaded", extra={"fields": {"policy": policy.version}})
     observer.reloaded(policy.version)
     return True
 
 
-def fingerprint(path: Path, policy: Policy) -> tuple[object, ...]:
-    """What changes when one of the policy's files does."""
-    names = [each.file for each in policy.file.lists] + [policy.file.allow.file if policy.file.allow else None]
-    files = [path, *(path.parent / name for name in names if name)]
-    return watch.stamps(files)
+class Files:
+    """The policy file and the files that it names: those of the policy on disk, which need not be the one in force."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[object, ...] = ()
+        self._named: list[Path] = []
+
+    def stamps(self) -> tuple[object, ...]:
+        """What changes when one of the files does."""
+        seen = watch.stamps([self._path])
+        if seen != self._seen:
+            self._seen, self._named = seen, _named(self._path)
+        return seen + watch.stamps(self._named)
+
+
+def _named(path: Path) -> list[Path]:
+    try:
+        return [path.parent / name for name in read_policy(path).files()]
+    except PolicyError:
+        return []  # nothing but the policy file itself can mend it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -35,6 +36,26 @@ class Blocking:
             return Verdict()
         span = Span(place, place + len(self._word), "own", "custom", self._action)
         return Verdict(self._action, (span,), ("custom",), 0.75)
+
+
+class Hanging:
+    """An ordinary function that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+
+    def check(self, segment: str, context: Context) -> Verdict:
+        """Wait."""
+        self.may_end.wait()
+        return Verdict()
+
+
+HANGING = Hanging()
+
+
+def hanging(options: dict[str, Any]) -> Hanging:
+    """A factory of the one that a test can let go."""
+    return HANGING
 
 
 def blocking(options: dict[str, Any]) -> Blocking:

@@ -89,6 +89,65 @@ def test_a_crash_leaves_a_chain(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8").splitlines()[-2])["event"] == "cut_off_line_removed"
 
 
+FULL_DISK = """
+import resource, sys, time
+from pathlib import Path
+from gateway.policy.audit import AuditLog, AuditSettings, verify
+path, (_, hard) = Path(sys.argv[1]), resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+log = AuditLog(AuditSettings(path))
+taken = 0
+while log.record({"number": taken}):
+    taken += 1
+    time.sleep(0.001)
+assert log.broken and log.lost == 1 and 5 < taken, taken
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+while log.broken:
+    time.sleep(0.01)
+assert log.record({"number": taken})
+log.close()
+report = verify(path)
+assert (report.lines, report.broken, log.lost) == (taken + 1, None, 1), report
+"""
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """Whoever asks then hears that nothing is recorded; with room again, what was taken is written and the chain
+    holds."""
+    subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path / "audit.jsonl")], check=True, timeout=60)
+
+
+def test_a_rotation_that_fails(tmp_path: Path) -> None:
+    """Nothing is recorded meanwhile, and it goes on once the rotation is possible."""
+    path = tmp_path / "audit.jsonl"
+    numbered(path, 2).mkdir()
+    numbered(path, 2).joinpath("in the way").touch()
+    log = AuditLog(AuditSettings(path, max_bytes=1000, max_files=2))
+    taken = 0
+    while log.record({"number": taken}):
+        taken += 1
+        time.sleep(0.001)
+    assert log.broken
+    numbered(path, 2).rename(tmp_path / "elsewhere")
+    while log.broken:
+        time.sleep(0.01)
+    assert log.record({"number": "last"})
+    log.close()
+    assert verify(path).broken is None
+    assert json.loads(path.read_text(encoding="utf-8").splitlines()[-1])["number"] == "last"
+
+
+def test_one_record_that_is_none(tmp_path: Path) -> None:
+    """It is lost and counted; the others are written, half a character among them."""
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(AuditSettings(path))
+    for entry in ({"tenant": "\ud83d"}, {"odd": object()}, {"tenant": "b"}):
+        log.record(entry)
+    log.close()
+    assert [json.loads(line)["tenant"] for line in path.read_text(encoding="utf-8").splitlines()] == ["\ud83d", "b"]
+    assert (log.lost, verify(path).broken) == (1, None)
+
+
 def test_where_it_cannot_be_written(tmp_path: Path) -> None:
     """The error names the file."""
     (tmp_path / "file").write_text("")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
 from gateway.policy.guard import Guarded, Limits
-from gateway.policy.verdict import Context, Verdict
+from gateway.policy.verdict import Context, Span, Verdict
 
 CONTEXT = Context("r", "t", "input")
 
@@ -30,6 +31,20 @@ class Scripted:
         if segment == "wait":
             await self.released.wait()
         return Verdict("flag" if segment == "flag" else "allow")
+
+
+class Odd:
+    """Says whatever it was made with; raises it, if it is an exception."""
+
+    def __init__(self, says: Any) -> None:
+        self._says = says
+
+    async def check(self, segment: str, context: Context) -> Verdict:
+        """As it was made."""
+        if isinstance(self._says, BaseException):
+            raise self._says
+        verdict: Verdict = self._says
+        return verdict
 
 
 class Counted:
@@ -88,6 +103,40 @@ async def test_a_failure_is_the_configured_verdict(on_error: str, caplog: pytest
     assert counted.passed == ([] if on_error == "block" else ["failed", "deadline"])
     assert "MARKER" not in caplog.text + str([vars(record) for record in caplog.records])
     assert Limits().on_error == "block"
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        None,
+        "allow",
+        Verdict("deny"),  # type: ignore[arg-type]
+        Verdict([]),  # type: ignore[arg-type]
+        Verdict("allow", score="high"),  # type: ignore[arg-type]
+        Verdict("allow", score=float("nan")),
+        Verdict("redact", spans=({"start": 0},)),  # type: ignore[arg-type]
+        Verdict("redact", spans=(Span("0", 1, "a", "b", "redact"),)),  # type: ignore[arg-type]
+        Verdict("redact", spans=3),  # type: ignore[arg-type]
+        Verdict("block", categories="violence"),  # type: ignore[arg-type]
+        Verdict("block", categories=(1,)),  # type: ignore[arg-type]
+        Verdict("allow", error="mine"),
+        asyncio.CancelledError(),
+    ],
+)
+async def test_what_is_no_verdict_is_a_failure(says: Any) -> None:
+    """So is a cancellation that nobody asked for."""
+    counted = Counted()
+    guard = Guarded("m", Odd(says), Limits(failures=2), counted)
+    assert await guard.check("x", CONTEXT) == Verdict("block", error="failed")
+    await guard.check("x", CONTEXT)
+    assert (counted.outcomes, counted.is_open) == (["failed", "failed"], [False, False, True])
+
+
+async def test_a_verdict_may_hold_lists() -> None:
+    """As own code writes them; what goes on holds tuples."""
+    span = Span(0, 1, "a", "b", "redact")
+    guard = Guarded("m", Odd(Verdict("redact", [span], ["b"], 1)), Limits(), Counted())  # type: ignore[arg-type]
+    assert await guard.check("x", CONTEXT) == Verdict("redact", (span,), ("b",), 1.0)
 
 
 async def test_too_many_at_once() -> None:

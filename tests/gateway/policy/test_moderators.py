@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,20 @@ from typing import Any
 import pytest
 import uvicorn
 
-from gateway.policy.audit import verify
+from gateway.errors import RecordUnavailable
+from gateway.policy.audit import numbered, verify
 from gateway.policy.compiled import load_policy
+from gateway.policy.engine import PolicyEngine
 from gateway.policy.errors import PolicyError
+from gateway.policy.guard import Guarded, Limits
 from gateway.policy.http_moderator import HttpModerator, Mapped, ModeratorError, filled, pointed, read
 from gateway.policy.moderators import Services
+from gateway.policy.python_moderator import load_moderator
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.triton import TritonClassifier
 from tests.gateway.conftest import Served, free_port, serve
+from tests.gateway.policy.judges import HANGING
 
 CONTEXT = Context("r", "t", "output", "before")
 
@@ -177,6 +183,26 @@ async def test_what_is_sent_is_cut(tmp_path: Path, service: tuple[Service, str])
     assert len(body["text_output"]) < len(text) - 20
 
 
+async def test_nothing_leaves_behind_a_verdict(tmp_path: Path) -> None:
+    """``hold: none``: not even the piece that comes with it, nor an answer that comes as one."""
+    policy, own = tmp_path / "policy.yaml", "kind: python, entry_point: 'tests.gateway.policy.judges:blocking'"
+    policy.write_text(f"version: x\nmoderators: [{{name: a, {own}, options: {{word: kumquat}}, hold: none}}]\n")
+    engine = PolicyEngine(load_policy(policy, Services(TritonClassifier("127.0.0.1:1"), Telemetry())), Telemetry())
+    guard = engine.output(CONTEXT)
+    assert await guard.feed("A kumquat! And") == "A kumquat! And"
+    async with asyncio.timeout(10):
+        while not guard.blocked:
+            left = await guard.feed(" on")
+            assert left == ("" if guard.blocked else " on")
+            await asyncio.sleep(0)
+    whole = engine.output(CONTEXT)
+    assert await whole.feed("A kumquat! And on", last=True) == ""
+    assert whole.blocked
+    fine = engine.output(CONTEXT)
+    assert await fine.feed("A quince! And on", last=True) == "A quince! And on"
+    await engine.close()
+
+
 async def test_triton_s_classifier(tmp_path: Path) -> None:
     """Asked over gRPC in the same Triton; a label from its threshold on."""
     part = "  - {name: insults, kind: triton, model: insults, labels: {insult: {threshold: 0.8, action: redact}}}\n"
@@ -200,6 +226,22 @@ async def test_own_code(tmp_path: Path) -> None:
         assert (await ask(served, "a kumquat"))[1]["text_output"] == "a *******"
 
 
+async def test_own_code_that_hangs_holds_up_nobody_else() -> None:
+    """However often it is asked: its threads are its own, and no more run than may."""
+    moderator = load_moderator("tests.gateway.policy.judges:hanging", {}, 2)
+    guard = Guarded("m", moderator, Limits(deadline_seconds=0.02, concurrency=2, failures=1000), Telemetry())
+    before = threading.active_count()
+    try:
+        verdicts = await asyncio.gather(*(guard.check("x", CONTEXT) for _ in range(50)))
+        assert {each.error for each in verdicts} == {"deadline"}
+        assert threading.active_count() <= before + 2
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(int, "1") == 1
+    finally:
+        HANGING.may_end.set()
+        await guard.close()
+
+
 async def test_decisions_are_recorded(tmp_path: Path) -> None:
     """Input and output, with lengths and categories, never the text; the chain holds."""
     policy = tmp_path / "recorded.yaml"
@@ -215,6 +257,43 @@ async def test_decisions_are_recorded(tmp_path: Path) -> None:
     assert "MARKER" not in path.read_text(encoding="utf-8")
 
 
+async def test_what_cannot_be_recorded_is_refused(tmp_path: Path) -> None:
+    """503 while the record cannot be written, on HTTP as it comes; answered again once it can."""
+    path = tmp_path / "audit.jsonl"
+    in_the_way = numbered(path, 2)
+    (in_the_way / "x").mkdir(parents=True)
+    settings: dict[str, Any] = {"audit_file": path, "audit_max_bytes": 4096, "audit_max_files": 2}
+    async with serve(tmp_path, **settings) as served, served.client() as client, asyncio.timeout(20):
+        while (response := await client.post("/generate", json={"text_input": "x"})).status_code == 200:
+            pass
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "record_unavailable")
+        in_the_way.rename(tmp_path / "elsewhere")
+        while (response := await client.post("/generate", json={"text_input": "x"})).status_code != 200:
+            assert response.json()["error"]["code"] == "record_unavailable"
+    assert verify(path).broken is None
+
+
+class Forgetful:
+    """Records what is asked and not what is answered."""
+
+    def record(self, entry: dict[str, Any]) -> bool:
+        """As it does."""
+        return bool(entry["direction"] == "input")
+
+
+@pytest.mark.parametrize("text", ["a fine thing", "炸弹"])
+async def test_an_answer_that_cannot_be_recorded_does_not_end_well(tmp_path: Path, text: str) -> None:
+    """What is left of it is withheld; without ``unrecorded_blocks`` it passes. A blocked one is no exception."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: x\nlists: [{name: w, words: [炸弹]}]\n", encoding="utf-8")
+    for required in (False, True):
+        engine = PolicyEngine(load_policy(policy), Telemetry(), Forgetful(), unrecorded_blocks=required)
+        guard = engine.output(CONTEXT)
+        with pytest.raises(RecordUnavailable) if required else contextlib.nullcontext():
+            await guard.feed(text)
+            await guard.finish()
+
+
 @pytest.mark.parametrize(
     ("moderator", "says"),
     [
@@ -222,7 +301,14 @@ async def test_decisions_are_recorded(tmp_path: Path) -> None:
         ("{name: a, kind: python, entry_point: 'no.such:thing'}", "'no.such:thing' cannot be loaded"),
         ("{name: a, kind: python, entry_point: 'tests.gateway.policy.judges:failing'}", "failed with ValueError"),
         ("{name: a, kind: python, entry_point: 'tests.gateway.policy.judges:wrong'}", "without a method check"),
+        ("{name: a, kind: http, url: 'http://x:y', preset: openai}", "moderator 'a': url is no address"),
+        ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {k: 'schlüssel'}}", "the header 'k' holds"),
+        ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {'k y': v}}", "the header 'k y' holds"),
         ("{name: a, kind: http, url: 'http://x'}", "moderators.0.http: give preset, or body"),
+        ("{name: a, kind: http, url: 'http://x', body: {}, scores: /s}", "scores mean nothing without"),
+        ("{name: a, kind: http, url: 'http://x', body: {}, flagged: /f, thresholds: {x: 1}}", "without scores"),
+        ("{name: a, kind: http, url: 'http://x', body: {}, flagged: f}", "moderators.0.http.flagged"),
+        ("{name: a, kind: http, url: 'http://x', preset: openai, flagged: /f}", "preset has its own"),
         ("{name: a, kind: http, url: 'ftp://x', preset: openai}", "moderators.0.http.url"),
         ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {k: {env: NO_SUCH}}}", "has no NO_SUCH"),
         ("{name: a, kind: http, url: 'http://x', preset: openai, headers: {k: {file: none}}}", "none cannot be read"),
@@ -239,6 +325,18 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, moderator: str, says: st
     assert says in str(refused.value)
 
 
+@pytest.mark.parametrize("code", ["def make(:\n", "1 / 0\n"])
+def test_own_code_that_cannot_be_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """Whatever it raises, the policy is what cannot be used."""
+    name = f"own_{len(code)}"
+    (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PolicyError, match=f"'{name}:make' cannot be loaded"):
+        load_moderator(f"{name}:make", {}, 1)
+
+
 def test_a_template_is_filled_once() -> None:
     """What a user writes is never taken for a place."""
     values = {"segment": "{tenant} {x}", "tenant": "acme"}
@@ -252,6 +350,13 @@ def test_an_answer_is_read_by_pointers() -> None:
     assert (verdict.action, verdict.categories, verdict.score) == ("flag", ("x",), 0.6)
     assert read({"tags": ["spam"]}, Mapped(body={}, categories="/tags"), "block").categories == ("spam",)
     assert read({"tags": []}, Mapped(body={}, categories="/tags"), "block").action == "allow"
+    both = Mapped(body={}, categories="/tags", scores="/s", thresholds={"x": 0.5})
+    assert read({"tags": ["spam"], "s": {"x": 0.1}}, both, "block").categories == ("spam",)
+    assert read({"tags": [], "s": {"x": 0.1, "note": "n/a"}}, both, "block").action == "allow"
+    assert read({"tags": [], "s": {"x": 0.6}}, both, "block").categories == ("x",)
+    for score in ("0.9", None, float("nan")):
+        with pytest.raises(ModeratorError, match="no number"):
+            read({"tags": [], "s": {"x": score}}, both, "block")
     for answer in ({}, {"ok": "yes"}, [], None):
         with pytest.raises(ModeratorError):
             read(answer, Mapped(body={}, flagged="/ok"), "block")

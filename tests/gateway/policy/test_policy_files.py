@@ -192,11 +192,42 @@ def test_check_judges_json_lines() -> None:
     assert "炸" not in done.stdout
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[1]", "{}", '{"text": 1}', '{"messages": [{}]}'])
-def test_check_names_a_line_that_is_none(line: str) -> None:
-    """Status 2, and nothing more."""
-    done = command("check", "--policy", str(SHIPPED), stdin=f'{{"text": "x"}}\n{line}\n')
-    assert (done.returncode, done.stderr.startswith("error: standard input, line 2: expected")) == (2, True)
+def test_check_names_a_line_that_is_none() -> None:
+    """And goes on; the status is 2."""
+    bad = [b"nonsense", b"[1]", b"{}", b'{"text": 1}', b'{"messages": [{}]}', b"[" * 100_000, b'{"text": "\xff"}']
+    lines = b"\n".join([b'{"text": "x"}', *bad, b'{"text": "y"}', b""])
+    arguments = [sys.executable, "-m", "gateway", "policy", "check", "--policy", str(SHIPPED)]
+    done = subprocess.run(arguments, input=lines, capture_output=True, timeout=60, check=False)
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["line"] for each in said if "error" in each] == list(range(2, 2 + len(bad)))
+    assert (done.returncode, said[-1]["action"]) == (2, "allow")
+    assert f"{len(bad)} lines could not be read: expected".encode() in done.stderr
+
+
+def test_check_reads_what_the_surface_takes() -> None:
+    """Several prompts, and contents in parts."""
+    parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": "代開發票"}]
+    asked = [{"prompt": ["hello", "代開發票"]}, {"messages": [{"role": "user", "content": parts}]}]
+    done = command("check", "--policy", str(SHIPPED), stdin="\n".join(map(json.dumps, asked)))
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["action"] for line in lines] == ["block", "block"]
+    assert lines[0]["matches"][0]["text"] == 1
+
+
+def test_whoever_reads_may_stop() -> None:
+    """Not a word on stderr."""
+    line = f"{sys.executable} -m gateway policy check --policy {SHIPPED} | head -1"
+    asked = '{"text": "x"}\n' * 20_000
+    done = subprocess.run(["sh", "-c", line], input=asked, capture_output=True, text=True, timeout=60, check=False)
+    assert (len(done.stdout.splitlines()), "Traceback" in done.stderr, "Error" in done.stderr) == (1, False, False)
+
+
+def test_lint_makes_the_moderators(tmp_path: Path) -> None:
+    """One that could not be made is why the policy would be refused."""
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: x\nmoderators: [{name: a, kind: python, entry_point: nowhere}]\n", encoding="utf-8")
+    done = command("lint", "--policy", str(path))
+    assert (done.returncode, "refused: entry_point 'nowhere' must be" in done.stdout) == (1, True)
 
 
 def test_lint_shows_the_ordinary(tmp_path: Path) -> None:
