@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
+import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from gateway.edge_grpc.calls import Call
@@ -16,8 +18,10 @@ from gateway.edge_grpc.incoming import Incoming, Kind
 from gateway.edge_grpc.intake import Intake
 from gateway.edge_grpc.messages import HARMLESS_ID, failed, parsed
 from gateway.edge_grpc.passage import Passage
-from gateway.errors import GatewayError, InternalError, ShuttingDown
+from gateway.errors import ClientClosed, DeadlineExceeded, GatewayError, InternalError, ShuttingDown
 
+LAST_SECONDS = 1.0
+"""Beyond a request's deadline, to tell its client. Who has not taken it then does not read: the stream ends."""
 STATUS_KEY = "triton_grpc_error"
 """Triton's own metadata: with "true", the first failure of a request ends the stream with that failure's status."""
 
@@ -33,7 +37,7 @@ class Conversation:
         self._tasks: set[asyncio.Task[None]] = set()
         self._holder = asyncio.current_task()
         self._failure: GatewayError | None = None
-        self._reading, self._leaving, self._over, self._count = True, False, False, 0
+        self._reading, self._leaving, self._over, self._gone, self._count = True, False, False, False, 0
 
     async def hold(self, messages: AsyncIterator[bytes]) -> None:
         """Answer every request until the client says that there are no more. Raises :class:`GatewayError` when the
@@ -89,19 +93,29 @@ class Conversation:
     async def _answer(self, raw: bytes, request_id: str, placed: asyncio.Future[None]) -> None:
         request = pb.ModelInferRequest()
         record = self._intake.record(self._route, self._call, request_id)
+        late: asyncio.TimerHandle | None = None
         try:
             with record:
                 request = parsed(pb.ModelInferRequest, raw)
                 if HARMLESS_ID.fullmatch(request.id):
                     record.request_id = request.id
                 one = await self._intake.admit(self._call, record, request, raw)
+                late = self._ends_with(one)
                 await self._by_kind(one, placed)
         except GatewayError as error:
             await self._fail(request, error)
         except Exception:  # noqa: BLE001 - the process edge: the record has logged it
             await self._fail(request, InternalError())
         finally:
+            if late is not None:
+                late.cancel()
             _open(placed)
+
+    def _ends_with(self, one: Incoming) -> asyncio.TimerHandle:
+        """All that a request waits for ends at its deadline, but for a client that does not read: so the stream ends
+        then, and gives its places back."""
+        seconds = one.deadline - time.monotonic() + LAST_SECONDS
+        return asyncio.get_running_loop().call_later(seconds, self.end, DeadlineExceeded())
 
     async def _by_kind(self, one: Incoming, placed: asyncio.Future[None]) -> None:
         if one.kind is Kind.TENSORS:
@@ -135,14 +149,22 @@ class Conversation:
                 await self._write(bytes(message.SerializeToString()))
 
     async def _fail(self, request: pb.ModelInferRequest, error: GatewayError) -> None:
+        if self._gone:
+            return
         if self._call.one(STATUS_KEY) == "true":
             self.end(error)
         else:
-            await self._write(bytes(failed(error, request).SerializeToString()))
+            with contextlib.suppress(ClientClosed, DeadlineExceeded):
+                await self._write(bytes(failed(error, request).SerializeToString()))
 
     async def _write(self, message: bytes) -> None:
+        """Raises :class:`ClientClosed` or :class:`DeadlineExceeded` when nobody is there any more."""
         async with self._writing:
-            await self._call.context.write(message)
+            try:
+                await self._call.context.write(message)
+            except grpc.aio.BaseError:
+                self._gone = True
+                raise (DeadlineExceeded if time.monotonic() >= self._call.ends else ClientClosed) from None
 
 
 def _open(placed: asyncio.Future[None]) -> None:

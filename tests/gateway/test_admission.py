@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.errors import Overloaded, TooManyRequests
 from gateway.traffic.admission import Admission, Place
 
-from .conftest import Served, serve
+from .conftest import Served, good_token, serve
 from .test_errors import refusal
 
 
@@ -95,6 +98,28 @@ async def test_choices_whose_time_is_over_leave_no_place_taken(tmp_path: Path, s
             headers = {"X-Request-Timeout-Seconds": str(tenths / 10_000)}
             assert (await client.post("/v1/completions", json=body, headers=headers)).status_code == 504
         assert (await client.post("/v1/completions", json={**body, "prompt": "hi"})).status_code == 200
+
+
+async def test_who_does_not_read_is_cut_off_after_the_deadline(tmp_path: Path) -> None:
+    """The stream is full, its client takes nothing: the place is free again, Triton is told, the reason is counted."""
+    body = json.dumps({"model": "generate", "prompt": "a " * 30_000, "stream": True, "logprobs": 20}).encode()
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {good_token()}\r\n"
+        f"x-request-timeout-seconds: 3\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    async with serve(tmp_path, max_concurrent_requests=1) as served, served.client() as client:
+        with socket.socket() as unread:
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            unread.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(unread, ("127.0.0.1", httpx.URL(served.url).port))
+            await loop.sock_sendall(unread, head.encode() + body)
+            await asyncio.wait_for(served.triton.cancelled.wait(), 8)
+            async with asyncio.timeout(5):
+                while (await client.post("/generate", json={"text_input": "hi"})).status_code == 429:
+                    await asyncio.sleep(0.01)
+        text = (await client.get("/metrics")).text
+    assert 'tidegate_requests_total{outcome="deadline_exceeded",route="/v1/completions"} 1.0' in text
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf"])
