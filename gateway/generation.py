@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from gateway.telemetry import Telemetry
 from gateway.telemetry.answers import AnswerRecord
 from gateway.template import render, without_special_tokens
 from gateway.tracing import Operation, RequestTrace, pieces, stage
-from gateway.traffic.admission import Admission
+from gateway.traffic.admission import Admission, Place
 from gateway.traffic.quotas import Lease, Quotas
 from gateway.triton import Delta, ModelInfo, TritonClient
 from gateway.triton.contract import LATER, Value
@@ -155,24 +155,23 @@ class Generation:
         place of their own among those in flight: ``changes`` is None for that one. Raises
         :class:`gateway.errors.GatewayError`."""
         ask, lease = admitted.ask, admitted.leases[number]
+        place = None
         try:
-            leave = None
             if changes is not None:
-                self._admission.enter()
-                leave = self._admission.leave
-            answer = await self._asked(admitted, lease, changes or {}, leave)
+                place = self._admission.enter()
+            answer = await self._asked(admitted, lease, changes or {}, place)
             anew = await self._written_anew(admitted, answer)
             if anew is not None:
-                admitted, answer = anew, await self._asked(anew, lease, changes or {}, leave)
+                admitted, answer = anew, await self._asked(anew, lease, changes or {}, place)
             self._began(admitted, answer.version)
             return answer
         except BaseException:
+            if place is not None:
+                place.leave()
             await _released(ask, [lease])
             raise
 
-    async def _asked(
-        self, admitted: Admitted, lease: Lease, changes: Values, leave: Callable[..., None] | None
-    ) -> Answer:
+    async def _asked(self, admitted: Admitted, lease: Lease, changes: Values, place: Place | None) -> Answer:
         ask, values = admitted.ask, admitted.values | changes
         # An answer that comes as one cannot be stopped: not where the quota ends, nor where the policy blocks.
         if lease.granted < lease.estimated or cast("int", values["max_tokens"]) > COMES_AS_ONE_TOKENS:
@@ -187,7 +186,7 @@ class Generation:
         gate = LogprobGate(guard) if "logprobs" in values else None
         verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
         text = _guarded(deltas, guard, lease, gate, ask.trace)
-        answer = Answer(ask, lease, record, text, policy_version=policy, verdicts=verdicts, leave=leave)
+        answer = Answer(ask, lease, record, text, policy_version=policy, verdicts=verdicts, place=place)
         await answer.wait_for_first()
         return answer
 
@@ -356,11 +355,11 @@ class Answer:
         *,
         policy_version: str,
         verdicts: Verdicts | None = None,
-        leave: Callable[..., None] | None = None,
+        place: Place | None = None,
     ) -> None:
         self._ask, self._lease = ask, lease
         self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
-        self.policy_version, self._leave = policy_version, leave
+        self.policy_version, self._place = policy_version, place
         self._record, self._deltas = record, deltas
         self._failed = False
         self._first: Delta | None = None
@@ -408,9 +407,8 @@ class Answer:
             await self._lease.settle()
             self._ask.headers.update(self._lease.headers)
         self._record.ended(self.last, failed=self._failed)
-        if self._leave is not None:
-            self._leave(served=self.last is not None and bool(self.last.finish_reason))
-            self._leave = None
+        if self._place is not None:
+            self._place.leave(served=self.last is not None and bool(self.last.finish_reason))
 
     async def stop(self) -> None:
         """Cancel what still runs; quota and place stay, for the request to be asked again."""

@@ -1,19 +1,26 @@
-"""Uvicorn's HTTP/1.1 protocol with bounds that it lacks: bytes and seconds of a request's head, and connections.
+"""Uvicorn's HTTP/1.1 protocol with bounds that it lacks: bytes and seconds of a request's head, connections, and how
+long a client may leave an answer unread.
 
-A request that breaks one has no request yet to answer, so the refusal is written to the connection and the connection
-is closed.
+A head that breaks one is no request yet that could be answered, so the refusal is written to the connection and the
+connection is closed. A client that does not read is cut off.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.edge.problems import error_body
-from gateway.errors import GatewayError, HeadersTooLarge, RequestTimeout, TooManyConnections
+from gateway.errors import DeadlineExceeded, GatewayError, HeadersTooLarge, RequestTimeout, TooManyConnections
+
+LAST_SECONDS = 1.0
+"""For who reads again just before the deadline: a stream's last event then says what happened."""
+UNREAD_SECONDS = 30.0
+"""For an answer that is complete, or has no deadline."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -26,6 +33,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head = True
     _head_bytes = 0
     _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there; one too many is told so."""
@@ -61,7 +69,33 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop_timer()
+        self._stop_unread()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read, and what may wait for it is full."""
+        super().pause_writing()
+        deadline = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            deadline = self.cycle.scope["state"].get("deadline")
+        seconds = UNREAD_SECONDS if deadline is None else max(deadline - time.monotonic(), 0.0) + LAST_SECONDS
+        self._stop_unread()
+        self._unread = self.loop.call_later(seconds, self._cut_off)
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._stop_unread()
+        super().resume_writing()
+
+    def _cut_off(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.scope["state"]["outcome"] = DeadlineExceeded.code
+        self.transport.abort()
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -34,8 +34,10 @@ class Limits:
         usual; never more than the gateway allows. Raises :class:`InvalidField` for a header that is no number."""
         asked = [each for each in (in_body, _in_header(request.scope["headers"])) if each is not None]
         seconds = min(asked, default=self.timeout_seconds)
-        accepted: float = request.scope["state"]["accepted"]
-        return accepted + min(seconds, self.max_timeout_seconds)
+        state = request.scope["state"]
+        deadline: float = state["accepted"] + min(seconds, self.max_timeout_seconds)
+        state["deadline"] = deadline  # for the connection, should the client not read
+        return deadline
 
 
 def _in_header(headers: list[tuple[bytes, bytes]]) -> float | None:

@@ -79,11 +79,10 @@ class RequestContext:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        admitted = False
+        place = None
         try:
             if route is not None:
-                self._admission.enter()
-                admitted = True
+                place = self._admission.enter()
                 self._telemetry.in_flight.inc()
             await self._app(scope, receive, send_with_id)
         except TooManyRequests as error:
@@ -94,9 +93,9 @@ class RequestContext:
             if not status:
                 await respond(InternalError(), scope, receive, send_with_id)
         finally:
-            if admitted:
+            if place is not None:
                 served = status == 200 and state.get("outcome", "ok") == "ok" and route not in INSTANT
-                self._admission.leave(served=served)
+                place.leave(served=served)
                 self._telemetry.in_flight.dec()
             self._finish(scope, route or "other", status, time.monotonic() - began)
 

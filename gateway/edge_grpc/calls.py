@@ -29,7 +29,7 @@ from gateway.errors import (
 )
 from gateway.telemetry import LOGGER, Telemetry
 from gateway.tracing import RequestTrace
-from gateway.traffic.admission import Admission
+from gateway.traffic.admission import Admission, Place
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,13 @@ class Record:
     fields: dict[str, Any] = field(default_factory=dict)
     outcome: str | None = None
     trace: RequestTrace | None = None
+    place: Place | None = None
 
     def __enter__(self) -> Record:
         """Raises :class:`gateway.errors.TooManyRequests`; that is counted too."""
         if self.admission is not None:
             try:
-                self.admission.enter()
+                self.place = self.admission.enter()
             except GatewayError as error:
                 self.note(error.code)
                 raise
@@ -140,8 +141,8 @@ class Record:
     ) -> None:
         """Count, time and log."""
         outcome = self.outcome or self._outcome(error)
-        if self.admission is not None:
-            self.admission.leave(served=outcome == "ok")
+        if self.place is not None:
+            self.place.leave(served=outcome == "ok")
             self.telemetry.in_flight.dec()
         self.note(outcome, failed=error is not None and _is_ours(error))
 

@@ -30,16 +30,17 @@ class Admission:
         self.running = 0
         self._completions: deque[float] = deque(maxlen=REMEMBERED)
 
-    def enter(self) -> None:
+    def enter(self) -> Place:
         """Take a place. Raises :class:`TooManyRequests`; then there is none to give back."""
         if self.running >= self._most:
             raise TooManyRequests(retry_after_seconds=self._seconds_to_drain(self.running / 2))
         if self.running == 0:
             self._completions.clear()  # an idle gap is no rate
         self.running += 1
+        return Place(self)
 
-    def leave(self, *, served: bool) -> None:
-        """Give the place back. Only what was ``served`` by the model tells how fast it is."""
+    def left(self, *, served: bool) -> None:
+        """A place is free again; for :class:`Place`."""
         self.running -= 1
         if served:
             self._completions.append(self._clock())
@@ -63,3 +64,18 @@ class Admission:
     def _seconds_to_drain(self, requests: float) -> int:
         rate = self.rate()
         return min(max(math.ceil(requests / rate), 1), MOST_SECONDS) if rate else 1
+
+
+class Place:
+    """One of those in flight."""
+
+    __slots__ = ("_admission",)
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission: Admission | None = admission
+
+    def leave(self, *, served: bool = False) -> None:
+        """Give it back; later calls do nothing. Only what was ``served`` by the model tells how fast it is."""
+        if self._admission is not None:
+            self._admission.left(served=served)
+            self._admission = None

@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from gateway.access import mint
 from gateway.app import create_app
+from gateway.protocol import bounded
 from gateway.settings import Settings
 
 from .fake_triton import FakeTriton
@@ -78,10 +79,11 @@ async def serve(tmp_path: Path, triton: FakeTriton | None = None, **settings: ob
     triton, address = triton or FakeTriton(), f"127.0.0.1:{free_port()}"
     triton_server = await serve_triton(triton, address)
     defaults: dict[str, object] = {"jwt_key": KEY, "policy_file": policy, "triton_url": address}
-    app = create_app(Settings(**{**defaults, **settings}))  # type: ignore[arg-type]
-    port = free_port()
+    chosen = Settings(**{**defaults, **settings})  # type: ignore[arg-type]
+    app, port = create_app(chosen), free_port()
+    http = bounded(chosen.max_header_bytes, chosen.header_timeout_seconds, chosen.max_connections)
     server = uvicorn.Server(
-        uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        uvicorn.Config(app, port=port, http=http, log_config=None, access_log=False, timeout_graceful_shutdown=1)
     )
     task = asyncio.create_task(server.serve())
     while not server.started:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Overloaded, TooManyRequests
-from gateway.traffic.admission import Admission
+from gateway.traffic.admission import Admission, Place
 
-from .conftest import Served, serve
+from .conftest import Served, good_token, serve
 from .test_errors import refusal
 
 
@@ -26,23 +29,20 @@ class Clock:
         return self.now
 
 
-def busy(rate: float, running: int, most: int = 1000) -> tuple[Admission, Clock]:
-    """``running`` in flight, of which ``rate`` a second have been served lately."""
+def busy(rate: float, running: int, most: int = 1000) -> tuple[Admission, Clock, list[Place]]:
+    """``running`` in flight, in their places, of which ``rate`` a second have been served lately."""
     clock = Clock()
     admission = Admission(most, clock)
-    for _ in range(running + 1):
-        admission.enter()
+    places = [admission.enter() for _ in range(running)]
     for _ in range(40):
         clock.now += 1 / rate
-        admission.enter()
-        admission.leave(served=True)
-    admission.leave(served=False)
-    return admission, clock
+        admission.enter().leave(served=True)
+    return admission, clock, places
 
 
 def test_the_bound_is_exact_and_retry_after_follows_the_drain() -> None:
     """The last place is given, the next one is refused; half the queue at ten a second takes so many seconds."""
-    admission, _ = busy(rate=10, running=100, most=102)
+    admission, _, _ = busy(rate=10, running=100, most=102)
     admission.enter()
     admission.enter()
     with pytest.raises(TooManyRequests) as refused:
@@ -53,7 +53,7 @@ def test_the_bound_is_exact_and_retry_after_follows_the_drain() -> None:
 @given(rate=st.floats(0.5, 500), running=st.integers(2, 500), seconds=st.floats(0.1, 600))
 def test_who_cannot_be_answered_in_time_is_refused(rate: float, running: int, seconds: float) -> None:
     """By Little's law with a margin, and only then; Retry-After is at least a second and at most a minute."""
-    admission, _ = busy(rate, running)
+    admission, _, _ = busy(rate, running)
     needed = 1.25 * admission.running / rate
     if needed > seconds * 1.05:
         with pytest.raises(Overloaded) as refused:
@@ -65,11 +65,11 @@ def test_who_cannot_be_answered_in_time_is_refused(rate: float, running: int, se
 
 def test_an_unknown_rate_refuses_nobody() -> None:
     """At the start, after an idle gap, or when all that happened is long ago, nothing is known."""
-    admission, clock = busy(rate=1, running=500)
+    admission, clock, places = busy(rate=1, running=500)
     clock.now += 60
     admission.require_time(0.1)
-    for _ in range(500):
-        admission.leave(served=False)
+    for place in places * 2:
+        place.leave()
     assert admission.running == 0
     admission.enter()
     assert admission.rate() is None
@@ -87,6 +87,39 @@ async def test_a_request_has_one_deadline(tmp_path: Path, where: str) -> None:
         assert asyncio.get_running_loop().time() - began < 5
         refusal(response, 504, "deadline_exceeded")
         await asyncio.wait_for(served.triton.cancelled.wait(), 2)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_choices_whose_time_is_over_leave_no_place_taken(tmp_path: Path, stream: bool) -> None:
+    """However late within its few milliseconds a request of several answers fails, all places are free again."""
+    body = {"model": "generate", "prompt": "hang", "n": 4, "stream": stream}
+    async with serve(tmp_path, max_concurrent_requests=4) as served, served.client() as client:
+        for tenths in range(10, 100, 2):
+            headers = {"X-Request-Timeout-Seconds": str(tenths / 10_000)}
+            assert (await client.post("/v1/completions", json=body, headers=headers)).status_code == 504
+        assert (await client.post("/v1/completions", json={**body, "prompt": "hi"})).status_code == 200
+
+
+async def test_who_does_not_read_is_cut_off_after_the_deadline(tmp_path: Path) -> None:
+    """The stream is full, its client takes nothing: the place is free again, Triton is told, the reason is counted."""
+    body = json.dumps({"model": "generate", "prompt": "a " * 30_000, "stream": True, "logprobs": 20}).encode()
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {good_token()}\r\n"
+        f"x-request-timeout-seconds: 3\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    async with serve(tmp_path, max_concurrent_requests=1) as served, served.client() as client:
+        with socket.socket() as unread:
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            unread.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(unread, ("127.0.0.1", httpx.URL(served.url).port))
+            await loop.sock_sendall(unread, head.encode() + body)
+            await asyncio.wait_for(served.triton.cancelled.wait(), 8)
+            async with asyncio.timeout(5):
+                while (await client.post("/generate", json={"text_input": "hi"})).status_code == 429:
+                    await asyncio.sleep(0.01)
+        text = (await client.get("/metrics")).text
+    assert 'tidegate_requests_total{outcome="deadline_exceeded",route="/v1/completions"} 1.0' in text
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tritonclient.grpc import service_pb2_grpc
 
 from .kserve import EMPTY_FINAL, FINAL, Kserved, bearer, infer, kserve, texts_of
 
@@ -26,6 +27,16 @@ async def until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < ends, "it did not come about"
         await asyncio.sleep(0.005)
+
+
+async def refused(stub: Any) -> bool:
+    """Whether there is no place."""
+    try:
+        await stub.ModelInfer(infer("numbers", 1.0), metadata=bearer())
+    except grpc.aio.AioRpcError as error:
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return True
+    return False
 
 
 async def test_requests_are_answered_side_by_side(door: Kserved) -> None:
@@ -293,3 +304,35 @@ async def test_calls_are_counted_and_logged(door: Kserved, caplog: pytest.LogCap
     assert 'tidegate_requests_total{outcome="ok",route="grpc:ModelStreamInfer"} 1.0' in metrics
     assert 'tidegate_requests_total{outcome="prompt_rejected",route="grpc:ModelStreamInfer"} 1.0' in metrics
     assert "tidegate_requests_in_flight 0.0" in metrics
+
+
+async def test_clients_that_leave_in_the_middle_are_no_defect(door: Kserved, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the gateway is doing when they leave, it is counted as theirs and nothing is an error."""
+    with caplog.at_level("INFO", logger="tidegate"):
+        async with door.stub() as stub:
+            for number in range(30):
+                call = stub.ModelStreamInfer(metadata=bearer())
+                await call.write(infer("generate", "a " * 2000))
+                for _ in range(1 + number % 5):
+                    await call.read()
+                call.cancel()
+        await until(lambda: sum(each.message == "request" for each in caplog.records) == 30)
+    assert {each.fields["outcome"] for each in caplog.records if each.message == "request"} == {"client_closed"}
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("model", ["generate", "letters"])
+async def test_who_does_not_read_gives_the_place_back(tmp_path: Path, model: str) -> None:
+    """A second after the deadline the stream ends, and somebody else is served."""
+    text = "say-on:" + "x" * 3000 if model == "generate" else "x" * 5000
+    async with kserve(tmp_path, max_concurrent_requests=1, request_timeout_seconds=1, max_tokens=4096) as door:
+        narrow = (("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0), ("grpc.http2.max_frame_size", 16384))
+        async with grpc.aio.insecure_channel(door.address, narrow) as channel:
+            call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(metadata=bearer())
+            await call.write(infer(model, text))
+            await until(lambda: len(door.triton.asked) == 1)
+            await asyncio.wait_for(door.triton.cancelled.wait(), 10)
+            async with door.stub() as stub, asyncio.timeout(5):
+                while await refused(stub):
+                    await asyncio.sleep(0.01)
+            call.cancel()
