@@ -189,7 +189,7 @@ def _bare(figure: Figure, inner: Inner) -> Axes:
 
 
 def _frame(axes: Axes, unit: str) -> None:
-    axes.yaxis.set_major_locator(_doubled(axes.get_ylim()[1]) if unit == "bytes" else mpl.ticker.MaxNLocator(4))
+    axes.yaxis.set_major_locator(doubled(axes.get_ylim()[1]) if unit == "bytes" else mpl.ticker.MaxNLocator(4))
     axes.yaxis.set_major_formatter(lambda value, _: said(value, unit))
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, steps=[1, 2, 3, 6, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{int(value) // 60}:{int(value) % 60:02d}")
@@ -200,7 +200,7 @@ def _frame(axes: Axes, unit: str) -> None:
         spine.set_visible(False)
 
 
-def _doubled(top: float) -> mpl.ticker.Locator:
+def doubled(top: float) -> mpl.ticker.Locator:
     """Two to four steps, each a power of two: bytes are counted so."""
     return mpl.ticker.MultipleLocator(2 ** math.ceil(math.log2(top / 4)))
 

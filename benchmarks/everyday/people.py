@@ -140,7 +140,7 @@ TROUBLED: People = (
     ("acme", has_no_token, 3.0, 1),
     ("acme", asks_nonsense, 4.0, 1),
 )
-CROWD: People = (("delta", reads_a_story, 0.5, 12),)
+CROWD: People = (("delta", reads_a_story, 0.5, 16),)
 """More than there is room for, if the model was built for few."""
 
 
@@ -148,8 +148,8 @@ async def live(
     everyday: Everyday, seconds: float, *, ease: float = 1.0, trouble: float = 1.0, crowd: bool = False
 ) -> Counter[str]:
     """All of them for so long, and one who changes the policy, well and badly; their pauses are ``ease`` times as long,
-    and of those whose visits end badly ``ease / trouble`` times. A ``crowd`` comes behind the middle, for a fifth of
-    the time. Returns visits by outcome."""
+    and of those whose visits end badly ``ease / trouble`` times. With a ``crowd`` more
+    come when a fifth of the time is over, until a third is. Returns visits by outcome."""
     seen: Counter[str] = Counter()
     timeout, connector = aiohttp.ClientTimeout(total=60), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(everyday.stack.url, timeout=timeout, connector=connector) as session:
@@ -166,7 +166,7 @@ async def live(
 
         coming = [come(CONTENT, ease, 0, seconds), come(TROUBLED, ease / trouble, 0, seconds)]
         if crowd:
-            coming.append(come(CROWD, 1.0, 0.55 * seconds, 0.2 * seconds))
+            coming.append(come(CROWD, 1.0, 0.2 * seconds, 0.15 * seconds))
         await asyncio.gather(*coming, _change_policy(everyday, seconds))
     return seen
 

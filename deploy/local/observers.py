@@ -61,9 +61,9 @@ class Prometheus:
         """End it."""
         self.process.stop(GRACE_SECONDS)
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series of an instant query, now: ``metric`` and ``value``."""
-        return self._asked("query", query=expression)
+    def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
+        """The series of an instant query, now or ``at`` that time: ``metric`` and ``value``."""
+        return self._asked("query", query=expression, time=time.time() if at is None else at)
 
     def query_range(self, expression: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
         """The series of a range query: ``metric`` and ``values``, pairs of seconds and text."""

@@ -16,6 +16,7 @@ import pytest
 if sys.version_info < (3, 11):
     pytest.skip("the builder library of the dashboards needs Python 3.11", allow_module_level=True)
 
+from benchmarks.drawn import doubled
 from benchmarks.everyday.people import live
 from benchmarks.everyday.setting import everyday
 from deploy.grafana.__main__ import FOLDER, generated
@@ -132,6 +133,13 @@ def test_links_of_runbooks_lead_somewhere() -> None:
     there = {f"/d/{UID}?viewPanel=panel-{each['id']}" for each in document("runbooks")["panels"]}
     assert len(targets) > 10
     assert set(targets) <= there
+
+
+@pytest.mark.parametrize(("top", "ticks"), [(114, "0 32 64 96"), (3000, "0 1024 2048")])
+def test_pictures_count_bytes_in_powers_of_two(top: int, ticks: str) -> None:
+    """As Grafana does: no axis says 76.3 MiB. ``top`` and ``ticks`` are in MiB."""
+    found = [tick / 2**20 for tick in doubled(top * 2**20).tick_values(0, top * 2**20)]
+    assert [f"{tick:g}" for tick in found if 0 <= tick <= top] == ticks.split()
 
 
 @pytest.mark.parametrize("board", boards())
