@@ -323,7 +323,7 @@ def _prune(rollout: Rollout, number: int, replaces: int | None) -> list[int]:
     first = [replaces] if replaces in known and replaces is not None else []
     held = {
         version
-        for triton in rollout.tritons
+        for triton in rollout.found() or rollout.tritons
         for version, state in triton.states(rollout.name).items()
         if not state.startswith("UNAVAILABLE")
     }

@@ -2,8 +2,9 @@
 ``python -m deploy.images.prove``.
 
 Each stage becomes a directory; its RUN commands run there with chroot. The stages made from NVIDIA's image, which
-cannot be had everywhere, run on the same clean Debian as the gateway: their packages are proven, NVIDIA's libraries are
-not, and :data:`NVIDIA_ONLY` names what is left out. As root; about five minutes and 4 GB in the temporary folder.
+cannot be had everywhere, run on the same clean Debian as the gateway, and so on its Python 3.11: their packages are
+proven there, and that all of them have wheels for NVIDIA's Python; NVIDIA's libraries are not, and :data:`NVIDIA_ONLY`
+names what is left out. As root; about five minutes and 4 GB in the temporary folder.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from deploy.images.roots import Root
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = ("gateway-packages", "gateway", "triton", "build", "demo")
 NVIDIA_ONLY = ("./tensorrt-bindings",)
+NVIDIA_PYTHON = "3.12"
 UNWANTED = ("gcc", "cc", "g++", "make", "pip", "pip3", "curl", "wget")
 START_SECONDS = 30.0
 OPEN_ENGINE = """
@@ -133,6 +135,13 @@ def gateway(stage: Stage, root: Root) -> dict[str, Any]:
     return {"start_seconds": round(started, 2), "own_mib": round(size / 1024)}
 
 
+def wheels(root: Root) -> None:
+    """What the stage has installed can be had for NVIDIA's Python too. Raises CalledProcessError when it cannot."""
+    where = ["--dry-run", "--ignore-installed", "--target", "/tmp/wheels", "--python-version", NVIDIA_PYTHON]
+    what = ["--only-binary", ":all:", "-c", "/opt/tidegate/constraints.txt", "-r", "/opt/tidegate/requirements.txt"]
+    root.run(["python3", "-m", "pip", "install", "--quiet", *where, *what], extra=roots.registry(root))
+
+
 def model(demo: Stage, made: dict[str, Root]) -> dict[str, Any]:
     """The demo image's own command publishes a version; the packages of the Triton image open its engine."""
     root = made["demo"]
@@ -185,7 +194,10 @@ def main() -> None:
         for name in STAGES:
             _say(f"{name}")
             made[name] = build(stages[name], made, work / name)
-        seen = {"stages": list(STAGES), "left_out": list(NVIDIA_ONLY)}
+        for name in ("triton", "build"):
+            _say(f"{name}: wheels for Python {NVIDIA_PYTHON}")
+            wheels(made[name])
+        seen = {"stages": list(STAGES), "left_out": list(NVIDIA_ONLY), "wheels_for": NVIDIA_PYTHON}
         seen |= {"gateway": gateway(stages["gateway"], made["gateway"]), "model": model(stages["demo"], made)}
     sys.stdout.write(json.dumps(seen, indent=1) + "\n")
 

@@ -131,6 +131,16 @@ def test_a_version_of_ones_own_gets_into_the_claim(tmp_path: Path) -> None:
     assert (real.returncode, "is no version and no model" in real.stderr) == (2, True), real.stderr
 
 
+def test_the_scanner_sees_all_of_it() -> None:
+    """Every overlay and every job is named in it, and it takes whatever component there is."""
+    script = (K8S.parent / "images" / "scan").read_text(encoding="utf-8")
+    looped = {word for words in re.findall(r"for \w+ in (.*?); do", script) for word in words.split()}
+    assert looped >= {each.name for each in (K8S / "overlays").iterdir()} | set(JOBS)
+    jobs = {each.parent.name for each in K8S.glob("*/job.yaml")}
+    assert jobs == set(JOBS)
+    assert re.search(r"for component in deploy/k8s/components/\*\n?", script)
+
+
 def test_a_rollout_reaches_triton_and_nothing_else(cpu: list[Document]) -> None:
     """The job's pod may speak to Triton's gRPC."""
     label = pods(render(K8S / "rollout"))["rollout"]["metadata"]["labels"]
