@@ -92,10 +92,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"| {row['target']} | {named(row)} | {megabytes(row['onnx_mb'])} "
         f"| {row['engine_mb']:.0f} MB | {row['build_seconds']:.0f} s | {row['peak_memory_mb'] / 1000:.1f} GB "
         f"| {row['perplexity_ratio']:.4f}x | {row['top1']:.2%} | {row['kl_mean']:.5f} "
-        f"| {row['step_ms_against_fp32']:.2f}x |"
+        f"| {row['step_ms_against_fp32']:.2f}x | {row.get('date', '')} |"
         for row in rows
     ]
-    return "\n".join([f"| {columns} | step of 16, to fp32's |", "|" + "---|" * 10, *lines])
+    return "\n".join([f"| {columns} | step of 16, to fp32's | measured |", "|" + "---|" * 11, *lines])
 
 
 def megabytes(size: float) -> str:
@@ -123,7 +123,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="TARGET[:PRECISION]", help="what to renew; everything if not given")
     asked = chosen(parser.parse_args().rows)
-    known = {(row["target"], row["asked"]): row for row in json.loads(RESULT.read_text())["rows"]}
+    measured = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    known = {(row["target"], row["asked"]): row for row in measured}
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
         texts = write_texts(Path(folder))
         for number, (target, precision) in enumerate(asked, 1):

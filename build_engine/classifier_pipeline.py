@@ -26,6 +26,7 @@ from build_engine.errors import BuildError, SourceError, refusing
 from build_engine.first_run import TEXT
 from build_engine.manifest import Clock
 from build_engine.source import named_files
+from build_engine.tensorrt_api import host_of
 
 PACKAGE = Path(__file__).parent
 ON_GPU = ("__init__.py", "cuda.py", "engine.py", "plan.py")
@@ -41,7 +42,7 @@ def build_classifier(recipe: ClassifierRecipe, *, force: bool = False) -> dict[s
     with clock.stage("hash"), refusing(f"cannot read {recipe.source} or write {recipe.work_dir}", SourceError):
         named = named_files(recipe.source, {"calibration": recipe.calibration, "held-out": recipe.held_out})
         files = manifests.hashes(named, recipe.work_dir)
-        inputs = manifests.input_hash(files, vars(recipe), WHERE)
+        inputs = manifests.input_hash(files, vars(recipe), WHERE, host_of(recipe))
     publish.sweep(recipe.repository)
     published = None if force else publish.found(recipe.repository / recipe.name, inputs)
     if published is not None:

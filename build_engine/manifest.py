@@ -41,6 +41,7 @@ TOOLS = (
     "onnx",
     "onnxruntime",
     "tensorrt",
+    *(f"tensorrt-cu{cuda}{part}" for cuda in (12, 13) for part in ("", "-bindings")),
     "tensorrt-rtx-cu12-libs",
     "numpy",
     "tokenizers",
@@ -102,13 +103,16 @@ class Clock:
             self.seconds[name] = round(time.monotonic() - began, 3)
 
 
-def input_hash(files: Mapping[str, str], recipe: Mapping[str, Any], where: Collection[str]) -> str:
+def input_hash(
+    files: Mapping[str, str], recipe: Mapping[str, Any], where: Collection[str], host: Mapping[str, str]
+) -> str:
     """Everything that decides what is published: the hashes of the source's ``files``, the recipe but for the fields
-    that only say ``where`` something lies, this builder's own code, the tools."""
+    that only say ``where`` something lies, this builder's own code, the tools, and what a plan takes of its ``host``
+    (:func:`build_engine.tensorrt_api.host_of`)."""
     package = Path(__file__).parent
     code = {str(path.relative_to(package)): sha256_of(path) for path in package.rglob("*.py")}
     wanted = {field: value for field, value in recipe.items() if field not in where}
-    return digest_of([files, wanted, code, toolchain()])
+    return digest_of([files, wanted, code, toolchain(), host])
 
 
 def digest_of(value: object) -> str:

@@ -18,7 +18,8 @@ ALIGNMENT_BYTES = 4096  # a tensor begins on a page, so that a runtime can map i
 
 
 class ExternalWeights:
-    """A context that appends tensors to ``file`` and describes them; the file is durable when the context ends."""
+    """A context that appends tensors to ``file`` and describes them; the file is whole when the context ends, and
+    durable when its version is published."""
 
     def __init__(self, file: Path) -> None:
         self._path = file

@@ -18,6 +18,7 @@ from build_engine.source import Source, TokenizerFiles, named_files
 from build_engine.source_gguf import open_gguf
 from build_engine.source_hf import open_directory
 from build_engine.targets import Made, make_engine
+from build_engine.tensorrt_api import host_of
 from build_engine.triton_config import config_pbtxt
 
 BACKEND = Path(__file__).parent / "backend"
@@ -32,7 +33,7 @@ def build(recipe: Recipe, *, force: bool = False, quiet: bool = False) -> dict[s
     with clock.stage("hash"):
         with refusing(f"cannot read {recipe.source} or write {recipe.work_dir}", SourceError):
             files = manifests.hashes(input_files(recipe), recipe.work_dir)
-        inputs = manifests.input_hash(files, vars(recipe), WHERE)
+        inputs = manifests.input_hash(files, vars(recipe), WHERE, host_of(recipe))
     publish.sweep(recipe.repository)
     published = None if force else publish.found(recipe.repository / recipe.name, inputs)
     if published is not None:

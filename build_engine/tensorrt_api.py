@@ -96,6 +96,15 @@ class Device:
                 raise EngineBuildError(f"--target tensorrt builds on the GPU that will serve: {error}") from None
 
 
+def host_of(recipe: ForTensorRt) -> dict[str, str]:
+    """What a plan takes of the host that builds it, and so belongs to the hash of its inputs: for ``--target tensorrt``
+    the version and the GPU. Raises :class:`RecipeError` without TensorRT, :class:`EngineBuildError` without a GPU."""
+    if recipe.target != "tensorrt":
+        return {}
+    version = load(recipe.target).__version__
+    return {"tensorrt": version, "gpu": str(Device(settings_of(recipe)).gpu)}
+
+
 def configure(trt: Any, config: Any, settings: Settings, device: Device) -> None:
     """Apply ``settings`` to a builder's ``config``."""
     if settings.workspace_mib is not None:
@@ -113,6 +122,8 @@ def configure(trt: Any, config: Any, settings: Settings, device: Device) -> None
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
     file = timing_cache_file(trt, settings, device)
     cache = config.create_timing_cache(file.read_bytes() if file.exists() else b"")
+    if cache is None:  # damaged; it only saves time
+        cache = config.create_timing_cache(b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
 
 

@@ -13,7 +13,7 @@ from .checkpoints import Shape, write_directory, write_text
 from .encoders import write_encoder
 from .encoders import write_texts as write_labelled
 
-LINES = ("openvino", "onnxruntime", "classifier")
+LINES = ("openvino", "onnxruntime", "classifier", "tensorrt-rtx")
 
 
 def command(line: str, folder: Path, repository: Path, work_dir: Path) -> list[str]:
@@ -21,6 +21,8 @@ def command(line: str, folder: Path, repository: Path, work_dir: Path) -> list[s
     are written when they are not there."""
     if line != "openvino" and importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("ONNX Runtime has no wheel for this Python")
+    if line == "tensorrt-rtx" and importlib.util.find_spec("tensorrt_rtx_bindings") is None:
+        pytest.skip("the extra tensorrt-rtx is not installed")
     source = folder / f"{line}-source"
     if not source.exists():
         _write(line, folder, source)
@@ -30,8 +32,9 @@ def command(line: str, folder: Path, repository: Path, work_dir: Path) -> list[s
         options += ["--target", "openvino"]
     else:
         options += ["--calibration", str(folder / f"{line}-calibration.jsonl")]
-        other = ["--target", "onnxruntime", "--sequence-length", "64", "--slots", "2"]
-        options += other if line == "onnxruntime" else ["--task", "text-classification"]
+        slots = ["--target", line, "--sequence-length", "64", "--slots", "2"]
+        options += ["--task", "text-classification"] if line == "classifier" else slots
+        options += ["--compute-capability", "8.9"] if line == "tensorrt-rtx" else []
     return [sys.executable, "-m", "build_engine", "build", *options]
 
 

@@ -121,6 +121,23 @@ def test_a_source_keeps_no_tensor(tmp_path: Path, kind: str) -> None:
     assert kept < max(sizes)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-weight-only"])
+def test_exporting_takes_the_largest_tensor_and_not_the_model(tmp_path: Path, precision: str) -> None:
+    """As ONNX: the graph only remembers where a tensor lies."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
+    from build_engine.proof import unproven
+
+    source = open_source(write_directory(tmp_path / "source", DEEP))
+    sizes = [values.nbytes for values in weights(DEEP).values()]
+    tracemalloc.start()
+    try:
+        unproven(source.config, precision, "fp32", source.finite).emit(source.config, 16, tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * max(sizes) < sum(sizes) / 6
+
+
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
 def test_emitting_keeps_only_the_graph_s_own_constants(tmp_path: Path, precision: str) -> None:
     """Python holds a few tensors at a time; what is emitted is held once, by OpenVINO."""

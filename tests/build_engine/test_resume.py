@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from build_engine import targets
 from build_engine.backend.engine_openvino import open_engine
 from build_engine.errors import BuildError, CorruptSource
 from build_engine.inspect import inspect
@@ -17,7 +18,7 @@ from build_engine.publish import versions
 
 from .checkpoints import Shape, tokenizer, weights, write_directory, write_safetensors
 from .conftest import Builder
-from .test_publishing import tree
+from .test_publishing import ROOT, sha256, tree
 
 
 @pytest.fixture
@@ -49,6 +50,13 @@ def test_the_same_again_reads_no_weights(publish_from: Builder, source: Path, re
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     publish_from(source)
     assert names(repository) == ["1"]
+
+
+def test_what_runs_an_engine_before_it_is_published_is_part_of_its_stage() -> None:
+    """A backend that has changed may say something else of the same graph."""
+    code = targets._code(*targets.PROVING)
+    for file in ("first_run.py", "backend/slots.py", "backend/engine_openvino.py"):
+        assert sha256(ROOT / "build_engine" / file) in code
 
 
 def test_a_touched_source_is_still_the_same(publish_from: Builder, source: Path, repository: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +14,20 @@ import numpy as np
 import onnx
 import pytest
 
+from build_engine.backend.cuda import Cuda
+from build_engine.backend.engine import EngineError
 from build_engine.emit_onnx import MODEL, emit
 from build_engine.errors import AccuracyError, EngineBuildError, RecipeError
+from build_engine.manifest import input_hash
 from build_engine.pipeline import open_source
+from build_engine.recipe import Recipe
 
 from .checkpoints import Shape, weights, write_directory, write_safetensors, write_text
 from .conftest import Builder
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
 
-from build_engine.tensorrt_api import Settings, configure, keep_timings, new_log, refuse_log, timing_cache_file
+from build_engine.tensorrt_api import Settings, configure, host_of, keep_timings, new_log, refuse_log, timing_cache_file
 from build_engine.tensorrt_build import build_plan
 
 SHAPE = Shape(tied=True, head_dim=16)
@@ -150,6 +156,44 @@ def test_ordinary_tensorrt_s_settings(tmp_path: Path) -> None:
         assert not list(tmp_path.glob("*.part"))
     assert {file.name for file in tmp_path.iterdir()} == files
     assert files == {f"timing-{trt.__version__}-nvidia-{gpu}.cache" for gpu in ("l4", "h100-80gb-hbm3")}
+
+
+class StrictConfig:
+    """A builder's configuration that reads no timings but its own, and says so as TensorRT does: with None."""
+
+    def create_timing_cache(self, content: bytes) -> str | None:
+        return None if content else "new"
+
+    def set_timing_cache(self, cache: str | None, ignore_mismatch: bool) -> None:
+        self.cache = cache
+
+
+def test_timings_that_are_damaged_are_measured_again(tmp_path: Path) -> None:
+    """They only save time."""
+    import tensorrt_rtx_bindings as trt
+
+    settings, device = Settings("tensorrt", (), None, False, "none", tmp_path), SimpleNamespace(gpu="NVIDIA L4")
+    timing_cache_file(trt, settings, device).write_bytes(b"torn")  # type: ignore[arg-type]
+    config = StrictConfig()
+    configure(trt, config, settings, device)  # type: ignore[arg-type]
+    assert config.cache == "new"
+
+
+def test_another_tensorrt_or_gpu_is_another_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ordinary plan runs on what built it, so that is asked before a published version is taken for the same; other
+    targets take nothing of the host."""
+    hosts = ({}, {"tensorrt": "11.1", "gpu": "NVIDIA L4"}, {"tensorrt": "11.1", "gpu": "NVIDIA H100"})
+    assert len({input_hash({}, {}, (), host) for host in hosts}) == 3
+    recipe = Recipe(tmp_path, "x", tmp_path, tmp_path, target="tensorrt", precision="fp16")
+    assert host_of(replace(recipe, target="tensorrt-rtx")) == {}
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.1.0.1"))
+    try:
+        gpu = Cuda().device_name()
+    except EngineError:
+        with pytest.raises(EngineBuildError, match="builds on the GPU that will serve"):
+            host_of(recipe)
+    else:
+        assert host_of(recipe) == {"tensorrt": "11.1.0.1", "gpu": gpu}
 
 
 def test_an_input_that_tensorrt_does_not_use_fails_the_build(graph: Path, tmp_path: Path) -> None:
