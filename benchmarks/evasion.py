@@ -127,6 +127,8 @@ def generated() -> Iterator[Case]:
         ("chinese", False, evasions.OTHER_CHINESE, range(2, 9)),
         ("latin", True, evasions.LATIN, range(4, 13)),
         ("latin", False, evasions.OTHER_LATIN, range(4, 13)),
+        ("chinese", False, evasions.LATER_CHINESE, range(2, 9)),
+        ("latin", False, evasions.LATER_LATIN, range(4, 13)),
     ]
     for script, promised, table, lengths in families:
         usable = [word for word in words[script] if len(word) in lengths]

@@ -258,3 +258,12 @@ OTHER_LATIN: dict[str, Evasion] = {
     "reversed": lambda word, _: word[::-1] if word[::-1] != word else "",
     "ph for f": lambda word, _: word.replace("f", "ph") if "f" in word else "",
 }
+LATER_CHINESE: dict[str, Evasion] = {
+    "one line end": one_gap(("\n",)),
+    "more than eight blanks at one place": lambda word, draw: one_gap((" " * draw.randint(9, 20),))(word, draw),
+}
+LATER_LATIN: dict[str, Evasion] = {
+    "more than eight blanks at each place": lambda word, draw: (" " * draw.randint(9, 20)).join(word),
+    "a digit before or behind": lambda word, draw: draw.choice(["{1}{0}", "{0}{1}"]).format(word, draw.randint(0, 9)),
+}
+"""Families that the set did not have at first; neither is promised."""

@@ -6,6 +6,7 @@ The policy in force is one reference; a reload replaces it at once, and whoever 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,8 +19,8 @@ from gateway.policy.output import OutputGuard
 from gateway.policy.rules import Rules
 from gateway.policy.verdict import Action, Context, Direction, Span, strictest
 
-LONG_CHARACTERS = 20_000
-"""Longer inputs are checked in a thread, so that nobody else waits for them."""
+LONG_CHARACTERS = 2_000
+"""Longer inputs are checked in a thread, so that nobody else waits for them: a match takes some 10 us."""
 MOST_RECORDED = 100
 """Matches of one decision that the record lists; it says how many there are."""
 
@@ -27,8 +28,8 @@ MOST_RECORDED = 100
 class Observer(Protocol):
     """Who counts."""
 
-    def matched(self, direction: Direction, span: Span) -> None:
-        """A match of a list or pattern."""
+    def matched(self, direction: Direction, source: str, category: str, action: Action, times: int) -> None:
+        """So many matches of a list or pattern."""
 
     def held_back(self, characters: int) -> None:
         """The most characters of an answer that were held back at once."""
@@ -110,8 +111,7 @@ class PolicyEngine:
             judged = tuple(each for verdict in verdicts for each in verdict.judged)
             action = strictest([action, *(verdict.action for verdict in verdicts)])
         decision = InputDecision(action, redacted, spans, judged)
-        for span in (span for each in spans for span in each):
-            self._observer.matched("input", span)
+        self._count("input", (span for each in spans for span in each))
         self._observer.decided("input", action)
         if not self._record(policy, context, action, [span for each in spans for span in each], judged):
             raise RecordUnavailable
@@ -126,13 +126,17 @@ class PolicyEngine:
 
         def ended(guard: OutputGuard) -> bool:
             _release(asked)
-            for span in guard.spans:
-                self._observer.matched("output", span)
+            self._count("output", guard.spans)
             self._observer.held_back(guard.most_held)
             self._observer.decided("output", guard.action)
             return self._record(policy, context, guard.action, guard.spans, tuple(guard.judged))
 
         return OutputGuard(context, rules, judges, ended, json=json)
+
+    def _count(self, direction: Direction, spans: Iterable[Span]) -> None:
+        kinds = Counter((span.source, span.category, span.action) for span in spans)
+        for (source, category, action), times in kinds.items():
+            self._observer.matched(direction, source, category, action, times)
 
     def _record(
         self, policy: Policy, context: Context, action: Action, spans: Sequence[Span], judged: Sequence[Judged]

@@ -127,6 +127,7 @@ class PatternScan:
         self._text = text
         self._dropped = 0
         self._next = [0] * len(rules)
+        self._last = (self._text, 0, self._next, "")  # before the last piece, and that piece
         everything = any(not rule.first for rule in rules)
         self._first = None if everything else frozenset().union(*(rule.first for rule in rules))
 
@@ -139,9 +140,10 @@ class PatternScan:
         """Read on; returns the matches that are certain now, and says of each since which character: what is found in
         a longer piece is looked for once more, a character at a time."""
         text, dropped, places = self._text, self._dropped, list(self._next)
+        self._last = text, dropped, places, piece
         found = self._feed(piece)
         if found and len(piece) > 1:
-            self._text, self._dropped, self._next = text, dropped, places
+            self._text, self._dropped, self._next = text, dropped, list(places)
             found = [hit for character in piece for hit in self._feed(character)]
         return found
 
@@ -157,6 +159,16 @@ class PatternScan:
         if keep > LONGEST:
             self._text, self._dropped = self._text[keep:], self._dropped + keep
         return found
+
+    def waiting_at(self, position: int) -> list[Hit]:
+        """The matches that there would have been, had the text ended with its first ``position`` characters, some of
+        the last piece among them."""
+        text, dropped, places, piece = self._last
+        scan = PatternScan(self._rules, text)
+        scan._dropped, scan._next = dropped, list(places)
+        for character in piece[: position - dropped - len(text)]:
+            scan._feed(character)
+        return scan.finish()
 
     def finish(self) -> list[Hit]:
         """Nothing follows: the matches that were waiting for it."""

@@ -49,11 +49,12 @@ def resident_id(text: str) -> bool:
 def shipped() -> dict[str, Rule]:
     """The rules by name."""
     rules = (
-        compile_rule("cn_id", r"(?<![\dA-Za-z])[1-9]\d{16}[\dXxＸｘ](?![\dA-Za-z])", _DIGITS, resident_id),
-        compile_rule("cn_mobile", r"(?<!\d)(?:(?:\+|00)86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}(?!\d)", _DIGITS + "+"),
+        compile_rule("cn_id", r"(?<![\dA-Za-z])[1-9１-９]\d{16}[\dXxＸｘ](?![\dA-Za-z])", _DIGITS, resident_id),
+        compile_rule("cn_mobile", r"(?<!\d)(?:(?:\+|00)86[ -]?)?[1１][3-9３-９]\d[ -]?\d{4}[ -]?\d{4}(?!\d)",
+                     _DIGITS + "+"),
         compile_rule("phone", r"(?<![\d+])\+[1-9]\d{0,2}(?:[ .-]?\(?\d{1,4}\)?){2,4}[ .-]?\d{2,4}(?!\d)", "+"),
-        compile_rule("bank_card", r"(?<![\d.])[3-6]\d{3}(?:[ -]?\d{4}){2}[ -]?\d{1,4}(?:[ -]?\d{1,3})?(?!\d)", _DIGITS,
-                     luhn),
+        compile_rule("bank_card", r"(?<![\d.])[3-6３-６]\d{3}(?:[ -]?\d{4}){2}[ -]?\d{1,4}(?:[ -]?\d{1,3})?(?!\d)",
+                     _DIGITS, luhn),
         compile_rule(
             "email",
             r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9-]{1,40}\.){1,4}[A-Za-z]{2,24}(?![A-Za-z0-9-])",

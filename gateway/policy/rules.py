@@ -57,7 +57,7 @@ class Words:
         """A match as a span of ``text``."""
         meaning = self.meanings[self.kinds[found.entry]]
         assert meaning is not None, "only what is selected is found"  # noqa: S101 - a contract of Matcher
-        return _span(found.start, _with_marks(text, found.end), meaning)
+        return _span(found.start, with_marks(text, found.end), meaning)
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Rules:
         """The spans of a whole text, in order."""
         spans = {words.span(text, found) for words in self.words for found in words.matcher.find(text, words.selection)}
         for hit in find_patterns(self.patterns, text) if self.patterns else ():
-            spans.add(_span(hit.start, _with_marks(text, hit.end), self.pattern_meanings[hit.rule]))
+            spans.add(_span(hit.start, with_marks(text, hit.end), self.pattern_meanings[hit.rule]))
         if spans and self.allow is not None:
             allowed = self.allow.find(text)
-            spans = without(spans, [(found.start, _with_marks(text, found.end)) for found in allowed])
+            spans = without(spans, [(found.start, with_marks(text, found.end)) for found in allowed])
         return sorted(spans, key=_in_order)
 
     def redacted(self, text: str, spans: Iterable[Span]) -> str:
@@ -93,7 +93,7 @@ def _span(start: int, end: int, meaning: Meaning) -> Span:
     return Span(start, end, meaning.source, meaning.category, meaning.action)
 
 
-def _with_marks(text: str, end: int) -> int:
+def with_marks(text: str, end: int) -> int:
     """``end`` behind the accents that belong to the last letter."""
     while end < len(text) and _is_mark(text[end]):
         end += 1
@@ -192,13 +192,13 @@ class RuleStream:
                 self._read_allowed(piece)
         elif self._allow is None:
             self._read += len(piece)
-            for _, together in groupby(sorted(found, key=_certain), key=_certain):
-                self._take(span for _, span in together)
+            for certain, together in groupby(sorted(found, key=_certain), key=_certain):
+                self._take((span for _, span in together), certain)
         else:
             for character in piece:
                 self._read += 1
                 self._read_allowed(character)
-                self._judge(span for certain, span in found if certain == self._read)
+                self._judge((span for certain, span in found if certain == self._read), self._read)
         return self._release(self._limit())
 
     def finish(self) -> str:
@@ -223,15 +223,15 @@ class RuleStream:
             self._allowed = [each for each in self._allowed if each[1] > needed]
             self._allowed += [(match.start, match.end) for match in matches]
 
-    def _judge(self, found: Iterable[Span]) -> None:
-        """Take what no allowed word can cancel any more."""
+    def _judge(self, found: Iterable[Span], position: int | None = None) -> None:
+        """Take what no allowed word can cancel any more, once ``position`` characters (None: all) have been read."""
         self._doubt(found)
         settled = self._allow.oldest() if self._allow is not None else self._read
         if self._unsure and settled > self._unsure_first:
             unsure, self._unsure = self._unsure, []
             self._unsure_first = self._unsure_held = sys.maxsize
             self._doubt(each for each in unsure if each.start >= settled)
-            self._take(without((each for each in unsure if each.start < settled), self._allowed))
+            self._take(without((each for each in unsure if each.start < settled), self._allowed), position)
 
     def _doubt(self, spans: Iterable[Span]) -> None:
         for span in spans:
@@ -240,18 +240,28 @@ class RuleStream:
             if span.action != "flag":
                 self._unsure_held = min(self._unsure_held, span.start)
 
-    def _take(self, certain: Iterable[Span]) -> None:
-        """What became certain at one character; nothing counts from the first character of what blocks on."""
+    def _take(self, certain: Iterable[Span], position: int | None) -> None:
+        """What became certain with the character before ``position`` (None: the last one); nothing counts from the
+        first character of what blocks on. Before it, what would have been redacted had the text ended here is."""
         if self.blocked is not None:
             return
         spans = sorted(set(certain), key=_in_order)
         self.blocked = next((span for span in spans if span.action == "block"), None)
         if self.blocked is not None:
-            spans = [span for span in spans if span.start < self.blocked.start] + [self.blocked]
+            waiting = self._waiting_at(position) if position is not None else []
+            before = {span for span in (*spans, *waiting) if span.start < self.blocked.start}
+            spans = [*sorted(before, key=_in_order), self.blocked]
         self.spans += spans
         for span in spans:
             if span.action == "redact":
                 self._redact = with_span(self._redact, span)
+
+    def _waiting_at(self, position: int) -> list[Span]:
+        """What is to be redacted, but for what might have followed."""
+        found = [words.span("", match) for words, scan in self._scans for match in scan.waiting_at(position)]
+        if self._patterns is not None:
+            found += [self._pattern_span(hit) for hit in self._patterns.waiting_at(position)]
+        return [span for span in found if span.action == "redact"]
 
     def _limit(self) -> int:
         """The first character that may not leave yet."""
@@ -294,7 +304,7 @@ class RuleStream:
             self._masked = True
             return text
         if self._masked:
-            marks = _with_marks(text, 0)
+            marks = with_marks(text, 0)
             self._masked = marks == len(text)
             mask = self._rules.mask
             return ("" if mask.label is not None else mask.character * marks) + self._as_written(text[marks:])

@@ -149,10 +149,13 @@ class Scan:
         self._live: list[Live] = []
         self._seed: Seed | None = None
         self._waiting: list[Waiting] = []
+        self._settled: list[tuple[Waiting, int]] = []  # those that waited no more, and since when, in the last piece
 
     def feed(self, text: str) -> list[Found]:
         """Read on; returns the matches that are certain now."""
         found: list[Found] = []
+        if self._settled:
+            self._settled = []
         known, starts, passed = self._known, self._starts, PASSED
         for character in text:
             self.position += 1
@@ -257,9 +260,17 @@ class Scan:
             after = followed_by(each, kind)
             if isinstance(after, Waiting):
                 still.append(after)
-            elif after:
+                continue
+            self._settled.append((each, self.position))
+            if after:
                 found.append(Found(each.start, each.end, each.entry, self.position))
         self._waiting = still
+
+    def waiting_at(self, position: int) -> list[Found]:
+        """The matches that were waiting for what follows when ``position`` characters, some of the last piece among
+        them, had been read."""
+        waited = self._waiting + [each for each, until in self._settled if position < until]
+        return [Found(each.start, each.end, each.entry, position) for each in waited if each.end <= position]
 
     def finish(self) -> list[Found]:
         """Nothing follows: the matches that were waiting for it."""

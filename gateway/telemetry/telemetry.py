@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gateway.access.observer import Source
 from gateway.errors import failures_of_ours
-from gateway.policy.verdict import Action, Direction, Span
+from gateway.policy.verdict import Action, Direction
 from gateway.telemetry.answers import AnswerRecord, Business, ModelSeries
 from gateway.telemetry.exposition import Exposition
 from gateway.telemetry.prices import Price
@@ -86,9 +86,9 @@ class Telemetry(Series):
         """Answers could not be remembered, so nobody can rate them."""
         self.feedback_lost.inc(count)
 
-    def matched(self, direction: Direction, span: Span) -> None:
-        """A match of a list or pattern."""
-        self.policy_matches.labels(span.source, span.category, span.action, direction).inc()
+    def matched(self, direction: Direction, source: str, category: str, action: Action, times: int) -> None:
+        """So many matches of a list or pattern."""
+        self.policy_matches.labels(source, category, action, direction).inc(times)
 
     def decided(self, direction: Direction, action: Action) -> None:
         """What the policy decided about a whole input or output."""

@@ -8,7 +8,7 @@ from random import Random
 from gateway.policy.folds import Folds, folding
 from gateway.policy.matcher import Entry, Matcher
 from gateway.policy.patterns import compile_rule
-from gateway.policy.rules import Mask, Meaning, Rules, RuleStream
+from gateway.policy.rules import Mask, Meaning, Rules, RuleStream, with_marks
 from gateway.policy.verdict import Action, Span
 from gateway.policy.wordset import Kind, make_words
 from tests.gateway.policy import provoking, reference
@@ -70,10 +70,12 @@ def of_whole(rules: Rules, text: str, sizes: list[int]) -> None:
         assert left == rules.redacted(text, spans)
         return
     certain = {_without_marks(span) for span in found}
-    before = [span for span in spans if span.start < blocked.start]
-    assert certain.issuperset(_without_marks(span) for span in before if span.end <= blocked.start)
-    counted = [replace(span, end=min(span.end, blocked.start)) for span in before if _without_marks(span) in certain]
-    assert left == rules.redacted(text[: blocked.start], counted)
+    before = [span for span in spans if span.end <= blocked.start]
+    assert certain.issuperset(_without_marks(span) for span in before)
+    counted = [span for span in found if span.start < blocked.start]
+    ends = [min(with_marks(text, span.end), blocked.start) for span in counted]
+    masked = [replace(span, end=end) for span, end in zip(counted, ends, strict=True)]
+    assert left == rules.redacted(text[: blocked.start], masked)
 
 
 def _without_marks(span: Span) -> tuple[int, str, str]:

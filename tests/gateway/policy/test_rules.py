@@ -110,3 +110,12 @@ def test_what_is_certain_together_with_a_block_is_masked(
     rules = make_rules({redact: ("redact", True), block: ("block", True)}, allow, Mask(), {})
     out, blocked, found = run(rules, text, [size])
     assert (out, blocked is not None, len(found)) == (left, True, 2)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_what_a_block_leaves_undecided_is_masked(size: int) -> None:
+    """What would have been redacted had nothing followed: a word at its end, a pattern that could have gone on."""
+    rules = make_rules({"secret project bomb": ("redact", True), "bomb": ("block", False)}, [], Mask(), {})
+    assert run(rules, "a secret project bomb!", [size])[0] == "a ***************"
+    rules = make_rules({"炸弹": ("block", True)}, [], Mask(), {"密码.{1,20}": "redact"})
+    assert run(rules, "我的密码 123，炸弹。还有", [size])[0] == "我的*******"
