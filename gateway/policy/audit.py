@@ -1,5 +1,6 @@
 """The record of every decision: JSON lines, each with the hash of the line before, so that a change, a gap or another
-order shows. Lines hold who, when, which policy, and lengths and categories of what was found.
+order shows. Lines hold who, when, which policy, and lengths and categories of what was found; the text only if
+configured.
 
 Files are rotated by size (``audit.jsonl``, ``audit.jsonl.1``, ...), the chain goes on from file to file and over
 restarts. A line that a crash cut off is moved out of the way, and the next line says so. Writing is a thread's work;

@@ -20,6 +20,8 @@ from gateway.policy.verdict import Action, Context, Direction, Span, strictest
 
 LONG_CHARACTERS = 20_000
 """Longer inputs are checked in a thread, so that nobody else waits for them."""
+MOST_RECORDED_CHARACTERS = 10_000
+"""Of one decision's texts, where they are recorded at all."""
 MOST_RECORDED = 100
 """Matches of one decision that the record lists; it says how many there are."""
 
@@ -61,13 +63,19 @@ class InputDecision:
 
 class PolicyEngine:
     """The policy in force, who counts what it decides, and who records it. ``unrecorded_blocks`` refuses what cannot be
-    recorded."""
+    recorded; ``records_text`` has the record hold the texts too."""
 
     def __init__(
-        self, policy: Policy, observer: Observer, recorder: Recorder | None = None, *, unrecorded_blocks: bool = False
+        self,
+        policy: Policy,
+        observer: Observer,
+        recorder: Recorder | None = None,
+        *,
+        unrecorded_blocks: bool = False,
+        records_text: bool = False,
     ) -> None:
         self.policy, self._observer, self._recorder = policy, observer, recorder
-        self._unrecorded_blocks = unrecorded_blocks
+        self._unrecorded_blocks, self._records_text = unrecorded_blocks, records_text
         _hold(policy.moderators)
 
     def swap(self, policy: Policy) -> None:
@@ -113,7 +121,8 @@ class PolicyEngine:
         for span in (span for each in spans for span in each):
             self._observer.matched("input", span)
         self._observer.decided("input", action)
-        if not self._record(policy, context, action, [span for each in spans for span in each], judged):
+        found = _Found(action, [span for each in spans for span in each], judged, texts)
+        if not self._record(policy, context, found):
             raise RecordUnavailable
         return decision
 
@@ -130,31 +139,49 @@ class PolicyEngine:
                 self._observer.matched("output", span)
             self._observer.held_back(guard.most_held)
             self._observer.decided("output", guard.action)
-            return self._record(policy, context, guard.action, guard.spans, tuple(guard.judged))
+            return self._record(policy, context, _Found(guard.action, guard.spans, guard.judged, [guard.written]))
 
-        return OutputGuard(context, rules, judges, ended)
+        remembers = MOST_RECORDED_CHARACTERS + 1 if self._recorder is not None and self._records_text else 0
+        return OutputGuard(context, rules, judges, ended, remembers=remembers)
 
-    def _record(
-        self, policy: Policy, context: Context, action: Action, spans: Sequence[Span], judged: Sequence[Judged]
-    ) -> bool:
+    def _record(self, policy: Policy, context: Context, found: _Found) -> bool:
         """Whether the decision is recorded, or need not be."""
         if self._recorder is None:
             return True
-        found = [
+        matches = [
             {"source": span.source, "category": span.category, "action": span.action, "length": span.end - span.start}
-            for span in spans[:MOST_RECORDED]
+            for span in found.spans[:MOST_RECORDED]
         ]
         entry = {
             "request_id": context.request_id,
             "tenant": context.tenant,
             "policy": policy.version,
             "direction": context.direction,
-            "action": action,
-            "matches": found,
-            **({"matches_in_all": len(spans)} if len(spans) > MOST_RECORDED else {}),
-            "moderators": [each.public() for each in judged],
+            "action": found.action,
+            "matches": matches,
+            **({"matches_in_all": len(found.spans)} if len(found.spans) > MOST_RECORDED else {}),
+            "moderators": [each.public() for each in found.judged],
+            **(_bounded(found.texts) if self._records_text else {}),
         }
         return self._recorder.record(entry) or not self._unrecorded_blocks
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the record is told of one decision."""
+
+    action: Action
+    spans: Sequence[Span]
+    judged: Sequence[Judged]
+    texts: Sequence[str]
+
+
+def _bounded(texts: Sequence[str]) -> dict[str, Any]:
+    left, kept = MOST_RECORDED_CHARACTERS, []
+    for text in texts:
+        kept.append(text[:left])
+        left -= len(kept[-1])
+    return {"texts": kept, **({"texts_cut": True} if kept != list(texts) else {})}
 
 
 def _hold(moderators: Iterable[Guarded]) -> None:

@@ -23,7 +23,7 @@ BEFORE_RULES = 32
 
 class OutputGuard:
     """Feed it as the answer comes; ``blocked`` says that nothing more may leave. ``ended`` is called once, and says
-    whether the decision is recorded, or need not be."""
+    whether the decision is recorded, or need not be. ``remembers`` characters of the model's text are kept."""
 
     def __init__(
         self,
@@ -31,6 +31,8 @@ class OutputGuard:
         rules: Rules,
         judges: Sequence[tuple[Guarded, Action | None]],
         ended: Callable[[OutputGuard], bool],
+        *,
+        remembers: int = 0,
     ) -> None:
         self._context, self._rules, self._ended, self._over = context, rules, ended, False
         self._stream = RuleStream(rules)
@@ -44,6 +46,8 @@ class OutputGuard:
         self.most_held = 0
         """Characters that were held back at once, at most."""
         self.judged: list[Judged] = []
+        self.written, self._remembers = "", remembers
+        """What the model wrote, as far as it is remembered."""
 
     @property
     def blocked(self) -> bool:
@@ -74,6 +78,8 @@ class OutputGuard:
 
     async def feed(self, piece: str, *, last: bool = False) -> str:
         """What may leave now; with ``last``, at the end. Raises :class:`~gateway.errors.RecordUnavailable`."""
+        if len(self.written) < self._remembers:
+            self.written = (self.written + piece)[: self._remembers]
         text = self._stream.feed(piece)
         text = await self._judge(text, last=self._stream.blocked is not None)
         held = self._stream.held + len(self._held.pending)

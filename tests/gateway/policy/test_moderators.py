@@ -257,6 +257,20 @@ async def test_decisions_are_recorded(tmp_path: Path) -> None:
     assert "MARKER" not in path.read_text(encoding="utf-8")
 
 
+async def test_texts_are_recorded_if_configured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As they were written, before anything was masked, up to a bound; the log says so at the start."""
+    policy = tmp_path / "recorded.yaml"
+    policy.write_text("version: r\nlists: [{name: fruit, words: [kumquat], action: redact}]\n")
+    path = tmp_path / "audit.jsonl"
+    async with serve(tmp_path, policy_file=policy, audit_file=path, audit_text=True) as served:
+        await ask(served, "a kumquat")
+        await ask(served, "long " * 4000)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [each["texts"] for each in lines[:2]] == [["a kumquat"], ["a *******"]]
+    assert [(len(each["texts"][0]), each["texts_cut"]) for each in lines[2:]] == [(10_000, True)] * 2
+    assert "TIDEGATE_AUDIT_TEXT is set" in caplog.text
+
+
 async def test_what_cannot_be_recorded_is_refused(tmp_path: Path) -> None:
     """503 while the record cannot be written, on HTTP as it comes; answered again once it can."""
     path = tmp_path / "audit.jsonl"
