@@ -22,6 +22,7 @@ from gateway.policy.guard import Guarded, Limits
 from gateway.policy.http_moderator import HttpModerator, Mapped, ModeratorError, filled, pointed, read
 from gateway.policy.moderators import Services
 from gateway.policy.python_moderator import load_moderator
+from gateway.policy.triton_moderator import windows
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.triton import TritonClassifier
@@ -214,6 +215,34 @@ async def test_triton_s_classifier(tmp_path: Path) -> None:
         assert served.triton.classified[0] == "be rude"
         assert (await ask(served, "be broken"))[0] == 403
         assert (await ask(served, "be kind"))[1]["text_output"] == "be kind"
+
+
+@pytest.mark.parametrize("padding", ["A kind word. ", "一句好话。", "xy"])
+async def test_a_classifier_sees_all_of_a_long_text(tmp_path: Path, padding: str) -> None:
+    """However much stands before it, window by window; of a text that is masked, the windows that are found."""
+    part = "  - {name: insults, kind: triton, model: insults, apply: [input], labels: {insult: {action: redact}}}\n"
+    text = padding * 200 + " And rude. " + padding * 200
+    async with gateway(tmp_path, part) as served:
+        status, _ = await ask(served, text, max_tokens=1)
+        pieces = served.triton.classified
+        asked = served.triton.requests[0]["text_input"][4:].decode()
+    assert status == 200
+    assert sum(map(len, pieces)) >= len(text)
+    assert max(map(len, pieces)) <= 250
+    assert "rude" not in asked
+    assert asked.startswith(padding)
+    assert asked.endswith(padding)
+
+
+def test_windows_leave_nothing_out() -> None:
+    """Not at their edges either: what nothing separates is in one of them, up to a length."""
+    text = "x" * 1000 + "。" + "y" * 300 + ", " + "z" * 600
+    found = list(windows(text))
+    assert (found[0][0], found[-1][1]) == (0, len(text))
+    for start in (*range(950), *range(1001, 1250), *range(1303, len(text) - 50)):
+        assert any(begin <= start and start + 50 <= end for begin, end in found)
+    assert list(windows("")) == [(0, 0)]
+    assert list(windows("Well. " * 50)) == [(0, 245), (245, 300)]
 
 
 async def test_own_code(tmp_path: Path) -> None:
