@@ -22,6 +22,7 @@ LONG_CHARACTERS = 20_000
 """Longer inputs are checked in a thread, so that nobody else waits for them."""
 MOST_RECORDED_CHARACTERS = 10_000
 """Of one decision's texts, where they are recorded at all."""
+OTHER = "other"
 MOST_RECORDED = 100
 """Matches of one decision that the record lists; it says how many there are."""
 
@@ -30,7 +31,7 @@ class Observer(Protocol):
     """Who counts."""
 
     def matched(self, direction: Direction, span: Span) -> None:
-        """A match of a list or pattern."""
+        """A match of a list or pattern, or what a moderator found; places mean nothing then."""
 
     def held_back(self, characters: int) -> None:
         """The most characters of an answer that were held back at once."""
@@ -118,10 +119,8 @@ class PolicyEngine:
             judged = tuple(each for verdict in verdicts for each in verdict.judged)
             action = strictest([action, *(verdict.action for verdict in verdicts)])
         decision = InputDecision(action, redacted, spans, judged)
-        for span in (span for each in spans for span in each):
-            self._observer.matched("input", span)
-        self._observer.decided("input", action)
         found = _Found(action, [span for each in spans for span in each], judged, texts)
+        self._count(policy, "input", found)
         if not self._record(policy, context, found):
             raise RecordUnavailable
         return decision
@@ -135,14 +134,25 @@ class PolicyEngine:
 
         def ended(guard: OutputGuard) -> bool:
             _release(asked)
-            for span in guard.spans:
-                self._observer.matched("output", span)
+            found = _Found(guard.action, guard.spans, guard.judged, [guard.written])
             self._observer.held_back(guard.most_held)
-            self._observer.decided("output", guard.action)
-            return self._record(policy, context, _Found(guard.action, guard.spans, guard.judged, [guard.written]))
+            self._count(policy, "output", found)
+            return self._record(policy, context, found)
 
         remembers = MOST_RECORDED_CHARACTERS + 1 if self._recorder is not None and self._records_text else 0
         return OutputGuard(context, rules, judges, ended, remembers=remembers)
+
+    def _count(self, policy: Policy, direction: Direction, found: _Found) -> None:
+        """A moderator's categories are its own, and labels come from closed sets: one that the policy does not name is
+        ``other``."""
+        for span in found.spans:
+            self._observer.matched(direction, span)
+        for each in found.judged:
+            if not each.error:
+                named = {category if category in policy.categories else OTHER for category in each.categories}
+                for category in named or {OTHER}:
+                    self._observer.matched(direction, Span(0, 0, each.moderator, category, each.action))
+        self._observer.decided(direction, found.action)
 
     def _record(self, policy: Policy, context: Context, found: _Found) -> bool:
         """Whether the decision is recorded, or need not be."""

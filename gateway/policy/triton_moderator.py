@@ -1,7 +1,7 @@
 """A classifier that is served by the same Triton, as a moderator.
 
-A classifier reads so many tokens and cuts off the rest (``--max-tokens`` of ``build_engine``, 256 by default), so a long
-text is asked about in windows, whole sentences where possible: nothing hides behind padding.
+A classifier reads so many tokens and cuts off the rest (``--max-tokens`` of ``build_engine``, 256 by default), so a
+long text is asked about in windows, whole sentences where possible: nothing hides behind padding.
 """
 
 from __future__ import annotations

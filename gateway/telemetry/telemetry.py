@@ -78,7 +78,7 @@ class Telemetry(Series):
         self.feedback_lost.inc(count)
 
     def matched(self, direction: Direction, span: Span) -> None:
-        """A match of a list or pattern."""
+        """A match of a list or pattern, or what a moderator found."""
         self.policy_matches.labels(span.source, span.category, span.action, direction).inc()
 
     def decided(self, direction: Direction, action: Action) -> None:

@@ -214,6 +214,11 @@ async def test_triton_s_classifier(tmp_path: Path) -> None:
         assert body["policy"]["input"]["moderators"] == [said]
         assert served.triton.classified[0] == "be rude"
         assert (await ask(served, "be broken"))[0] == 403
+        async with served.client() as client:
+            metrics = (await client.get("/metrics")).text
+        labels = 'action="redact",category="insult",direction="input",source="insults"'
+        assert f"tidegate_policy_matches_total{{{labels}}} 1.0" in metrics
+        assert 'category="other"' not in metrics
         assert (await ask(served, "be kind"))[1]["text_output"] == "be kind"
 
 
@@ -253,6 +258,11 @@ async def test_own_code(tmp_path: Path) -> None:
         assert (await ask(served, "a kumquat"))[1]["text_output"] == "a kumquat"
     async with gateway(tmp_path, f"  - {own}\n") as served:
         assert (await ask(served, "a kumquat"))[1]["text_output"] == "a *******"
+        async with served.client() as client:
+            metrics = (await client.get("/metrics")).text
+    labels = 'action="redact",category="other",direction="input",source="own"'
+    assert f"tidegate_policy_matches_total{{{labels}}} 1.0" in metrics
+    assert "custom" not in metrics
 
 
 async def test_own_code_that_hangs_holds_up_nobody_else() -> None:
