@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ from gateway.traffic.quotas import Quotas, open_quotas
 from gateway.traffic.quotas import reload as quota_reload
 from gateway.triton import TritonClassifier, TritonClient
 
+LOGGER = logging.getLogger("tidegate")
 LEASE_MARGIN_SECONDS = 60.0
 """No request is running so long after its deadline."""
 
@@ -76,7 +78,9 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
         drain.on_cut(triton.cut)
         audit = _audit(settings, telemetry)
         rated = _rated(settings, telemetry)
-        policy = PolicyEngine(in_force, telemetry, audit, unrecorded_blocks=settings.audit_required)
+        policy = PolicyEngine(
+            in_force, telemetry, audit, unrecorded_blocks=settings.audit_required, records_text=settings.audit_text
+        )
         generation = Generation(
             triton,
             policy,
@@ -239,6 +243,8 @@ def _rated(settings: Settings, telemetry: Telemetry) -> RatedAnswers | None:
 def _audit(settings: Settings, telemetry: Telemetry) -> AuditLog | None:
     if settings.audit_file is None:
         return None
+    if settings.audit_text:
+        LOGGER.warning("the record holds what is asked and answered: TIDEGATE_AUDIT_TEXT is set")
     where = AuditSettings(settings.audit_file, settings.audit_max_bytes, settings.audit_max_files)
     return AuditLog(where, telemetry.record_lost)
 

@@ -40,7 +40,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class GatewayError(Exception):
@@ -117,10 +117,14 @@ class Forbidden(GatewayError):
 
 
 class PromptRejected(Forbidden):
-    """The policy refuses what is asked."""
+    """The policy refuses what is asked. ``policy`` says what it found, for a client that wants to know."""
 
     code = "prompt_rejected"
     default_message = "the policy of this service does not allow this prompt; rephrase it"
+
+    def __init__(self, *, field: str, policy: Mapping[str, Any] | None = None) -> None:
+        super().__init__(field=field)
+        self.policy = policy
 
 
 class NotFound(GatewayError):

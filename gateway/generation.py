@@ -134,7 +134,7 @@ class Generation:
         :class:`gateway.errors.GatewayError`."""
         _require_inputs(info, ask.parameters)
         with stage(ask.trace, "policy.input"):
-            prompt, decision = await self._checked(ask.prompt, info, context)
+            prompt, decision = await self._checked(ask, info, context)
         with stage(ask.trace, "template"):
             values = {**_rendered(prompt, info), **ask.parameters}
         return Admitted(principal, ask, leases, values, context, decision, info)
@@ -243,13 +243,15 @@ class Generation:
                 "this model does not generate text; GET /v1/models lists those that do", field="model"
             ) from None
 
-    async def _checked(self, prompt: Prompt, info: ModelInfo, context: Context) -> tuple[Prompt, InputDecision]:
+    async def _checked(self, ask: Ask, info: ModelInfo, context: Context) -> tuple[Prompt, InputDecision]:
         """The prompt as it may be asked. Special tokens are taken out before the check, so that they cannot hide a word
         by splitting it; they come back only where they are allowed and nothing was redacted."""
+        prompt, version = ask.prompt, self._policy.policy.version
         written = [without_special_tokens(each, info.special_tokens) for each in prompt.written()]
         decision = await self._policy.check_input(written, context)
         if decision.action == "block":
-            raise PromptRejected(field="text_input" if prompt.text is not None else "messages")
+            report = {"version": version, "input": decision.report()} if ask.include_policy else None
+            raise PromptRejected(field="text_input" if prompt.text is not None else "messages", policy=report)
         if prompt.text is None:
             contents = zip(prompt.messages, decision.texts, strict=True)
             return Prompt(None, tuple({**message, "content": text} for message, text in contents)), decision

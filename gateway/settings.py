@@ -120,6 +120,7 @@ class Settings(BaseSettings):
     audit_max_bytes: int = Field(64 << 20, ge=4096, description="of one file of the record, before it is rotated")
     audit_max_files: int = Field(8, ge=1, le=1000, description="rotated files that are kept")
     audit_required: bool = Field(True, description="refuse what cannot be recorded")
+    audit_text: bool = Field(False, description="record what is asked and answered too, as it was written")
     metrics_tenants: int = Field(
         100, ge=0, le=10_000, description="tenants that are counted by name (docs/metrics.md); the rest is `other`"
     )

@@ -20,6 +20,7 @@ from gateway.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    PromptRejected,
     Unauthenticated,
 )
 
@@ -27,6 +28,8 @@ from gateway.errors import (
 def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
     """The body, as :class:`gateway.edge.schemas.ErrorBody`."""
     detail = {"code": error.code, "message": error.message, "field": error.field, "request_id": request_id}
+    if isinstance(error, PromptRejected) and error.policy is not None:
+        return {"error": detail, "policy": error.policy}
     return {"error": detail}
 
 

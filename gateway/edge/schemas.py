@@ -79,7 +79,9 @@ class GenerateBody(BaseModel):
         None, description="Texts that end the answer; they are not part of it."
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
-    include_policy: bool = Field(False, description="Say in the answer's field `policy` what the policy found.")
+    include_policy: bool = Field(
+        False, description="Say in the field `policy` of the answer, or of a refusal, what was found."
+    )
     timeout_seconds: float | None = Field(
         None,
         ge=0.1,
@@ -159,6 +161,13 @@ class PolicyReport(BaseModel):
     output: PolicyFindings
 
 
+class RefusalReport(BaseModel):
+    """What the policy found in a prompt that it refuses."""
+
+    version: str
+    input: PolicyFindings
+
+
 class GenerateAnswer(BaseModel):
     """What ``POST /generate`` gives."""
 
@@ -181,6 +190,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The one body of every error."""
+    """The one body of every error; with ``policy`` for a prompt that was refused, if it asked with `include_policy`."""
 
     error: ErrorDetail
+    policy: RefusalReport | None = None

@@ -1,14 +1,18 @@
 """The record of every decision: JSON lines, each with the hash of the line before, so that a change, a gap or another
-order shows. Lines hold who, when, which policy, and lengths and categories of what was found.
+order shows. Lines hold who, when, which policy, and lengths and categories of what was found; the text only if
+configured.
 
 Files are rotated by size (``audit.jsonl``, ``audit.jsonl.1``, ...), the chain goes on from file to file and over
-restarts. A line that a crash cut off is moved out of the way, and the next line says so. Writing is a thread's work;
-what cannot be written is counted and, as configured, refuses the decision or loses the record.
+restarts, and all workers of a host write one chain. A line that a crash cut off is moved out of the way, and the next
+line says so. Writing is a thread's work; what cannot be written is counted and, as configured, refuses the decision or
+loses the record.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -21,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 GENESIS = "0" * 64
 QUEUE_RECORDS = 10_000
@@ -55,10 +59,10 @@ class AuditLog:
         self._closing = threading.Event()
         try:
             settings.path.parent.mkdir(parents=True, exist_ok=True)
-            self._previous, note = _resume(settings)
+            self._lock = settings.path.with_name(f"{settings.path.name}.lock").open("ab")
             self._file, self._size = _opened(settings.path)
-            if note is not None:
-                self._write(note)
+            with _locked(self._lock):
+                self._resume()
         except OSError as error:
             raise AuditError(f"{settings.path} cannot be written: {error.strerror}") from None
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
@@ -81,6 +85,7 @@ class AuditLog:
         self._queue.put(None)
         self._thread.join()
         self._file.close()
+        self._lock.close()
 
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
@@ -115,8 +120,28 @@ class AuditLog:
 
     def _write(self, entry: dict[str, Any]) -> None:
         """Raises OSError, and what was written of the line then is taken back by the next attempt."""
-        if self.broken:
-            self._reopen()
+        with _locked(self._lock):
+            if self.broken or not self._is_as_left():
+                self._resume()
+            self._append(entry)
+
+    def _is_as_left(self) -> bool:
+        """Whether no other worker has written or rotated since."""
+        try:
+            there = self.settings.path.stat()
+        except FileNotFoundError:
+            return False
+        return (there.st_ino, there.st_size) == (os.fstat(self._file.fileno()).st_ino, self._size)
+
+    def _resume(self) -> None:
+        """Go on behind the last whole line."""
+        self._previous, note = _take_up(self.settings)
+        self._file.close()
+        self._file, self._size = _opened(self.settings.path)
+        if note is not None:
+            self._append(note)
+
+    def _append(self, entry: dict[str, Any]) -> None:
         text = json.dumps({**entry, "previous": self._previous}, ensure_ascii=False, separators=(",", ":"))
         line = text.encode("utf-8", "backslashreplace")  # half a character, as JSON writes it
         if self._size and self._size + len(line) >= self.settings.max_bytes:
@@ -129,13 +154,6 @@ class AuditLog:
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
 
-    def _reopen(self) -> None:
-        """The file as it was behind the last whole line, whatever has happened to it."""
-        self._file.close()
-        self._file, size = _opened(self.settings.path)
-        self._size = min(size, self._size)
-        self._file.truncate(self._size)
-
     def _rotate(self) -> None:
         self._sync()
         path, count = self.settings.path, self.settings.max_files
@@ -145,8 +163,17 @@ class AuditLog:
                 numbered(path, number).replace(numbered(path, number + 1))
         path.replace(numbered(path, 1))
         self._file.close()
-        self._size = 0
-        self._file, _ = _opened(path)
+        self._file, self._size = _opened(path)
+
+
+@contextlib.contextmanager
+def _locked(file: BinaryIO) -> Iterator[None]:
+    """While the block runs, no other worker of this host writes."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _opened(path: Path) -> tuple[io.FileIO, int]:
@@ -160,21 +187,30 @@ def numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
-def _resume(settings: AuditSettings) -> tuple[str, dict[str, Any] | None]:
-    """The hash to go on from, and what to note if the last line was cut off."""
-    path = settings.path
-    content = path.read_bytes() if path.exists() else b""
-    whole, newline, rest = content.rpartition(b"\n")
+def _take_up(settings: AuditSettings) -> tuple[str, dict[str, Any] | None]:
+    """The hash to go on from, and what to note if the last line was cut off, which is removed."""
+    last, end, size = _last_line(settings.path)
     note = None
-    if rest:
-        with path.open("r+b") as file:
-            file.truncate(len(whole) + len(newline))
-        note = {"time": round(time.time(), 3), "event": "cut_off_line_removed", "bytes": len(rest)}
-    if not whole:
-        older = numbered(path, 1)
-        whole = older.read_bytes().rstrip(b"\n") if older.exists() else b""
-    last = whole.rsplit(b"\n", 1)[-1]
+    if end < size:
+        os.truncate(settings.path, end)
+        note = {"time": round(time.time(), 3), "event": "cut_off_line_removed", "bytes": size - end}
+    if not last:
+        last, _, _ = _last_line(numbered(settings.path, 1))
     return (hashlib.sha256(last).hexdigest() if last else GENESIS), note
+
+
+def _last_line(path: Path) -> tuple[bytes, int, int]:
+    """The last whole line, where it ends, and the file's size."""
+    if not path.exists():
+        return b"", 0, 0
+    with path.open("rb") as file:
+        size, content, length = file.seek(0, os.SEEK_END), b"", 4096
+        while content.count(b"\n") < 2 and len(content) < size:
+            length = min(2 * length, size)
+            file.seek(size - length)
+            content = file.read(length)
+    whole, _, rest = content.rpartition(b"\n")
+    return whole.rpartition(b"\n")[2], size - len(rest), size
 
 
 @dataclass(frozen=True)

@@ -66,12 +66,14 @@ class Policy:
 
     @cached_property
     def categories(self) -> frozenset[str]:
-        """Every reason that lists, patterns and classifiers can give; a moderator of another kind may have its own."""
+        """Every reason that the policy names; a service or own code may give others."""
         listed = (kind.category or kind.source for each in self.words for kind in each.table)
         patterns = (part.category or part.called for part, _ in self.patterns)
         parts = (part for part in self.file.moderators if part.kind == "triton")
         labels = (label.category or name for part in parts for name, label in part.labels.items())
-        return frozenset([*listed, *patterns, *labels])
+        services = (part for part in self.file.moderators if part.kind == "http")
+        scored = (name for part in services for name in part.thresholds if name != "*")
+        return frozenset([*listed, *patterns, *labels, *scored])
 
     def rules(self, direction: Direction, tenant: str) -> Rules:
         """What is looked for in what ``tenant`` asks or is answered."""

@@ -21,6 +21,9 @@ from gateway.policy.verdict import Action, Context, Direction, Span, strictest
 
 LONG_CHARACTERS = 2_000
 """Longer inputs are checked in a thread, so that nobody else waits for them: a match takes some 10 us."""
+MOST_RECORDED_CHARACTERS = 10_000
+"""Of one decision's texts, where they are recorded at all."""
+OTHER = "other"
 MOST_RECORDED = 100
 """Matches of one decision that the record lists; it says how many there are."""
 
@@ -29,7 +32,7 @@ class Observer(Protocol):
     """Who counts."""
 
     def matched(self, direction: Direction, source: str, category: str, action: Action, times: int) -> None:
-        """So many matches of a list or pattern."""
+        """So many matches of a list or pattern, or what a moderator found."""
 
     def held_back(self, characters: int) -> None:
         """The most characters of an answer that were held back at once."""
@@ -62,13 +65,19 @@ class InputDecision:
 
 class PolicyEngine:
     """The policy in force, who counts what it decides, and who records it. ``unrecorded_blocks`` refuses what cannot be
-    recorded."""
+    recorded; ``records_text`` has the record hold the texts too."""
 
     def __init__(
-        self, policy: Policy, observer: Observer, recorder: Recorder | None = None, *, unrecorded_blocks: bool = False
+        self,
+        policy: Policy,
+        observer: Observer,
+        recorder: Recorder | None = None,
+        *,
+        unrecorded_blocks: bool = False,
+        records_text: bool = False,
     ) -> None:
         self.policy, self._observer, self._recorder = policy, observer, recorder
-        self._unrecorded_blocks = unrecorded_blocks
+        self._unrecorded_blocks, self._records_text = unrecorded_blocks, records_text
         _hold(policy.moderators)
 
     def swap(self, policy: Policy) -> None:
@@ -111,9 +120,9 @@ class PolicyEngine:
             judged = tuple(each for verdict in verdicts for each in verdict.judged)
             action = strictest([action, *(verdict.action for verdict in verdicts)])
         decision = InputDecision(action, redacted, spans, judged)
-        self._count("input", (span for each in spans for span in each))
-        self._observer.decided("input", action)
-        if not self._record(policy, context, action, [span for each in spans for span in each], judged):
+        found = _Found(action, [span for each in spans for span in each], judged, texts)
+        self._count(policy, "input", found)
+        if not self._record(policy, context, found):
             raise RecordUnavailable
         return decision
 
@@ -126,39 +135,64 @@ class PolicyEngine:
 
         def ended(guard: OutputGuard) -> bool:
             _release(asked)
-            self._count("output", guard.spans)
+            found = _Found(guard.action, guard.spans, guard.judged, [guard.written])
             self._observer.held_back(guard.most_held)
-            self._observer.decided("output", guard.action)
-            return self._record(policy, context, guard.action, guard.spans, tuple(guard.judged))
+            self._count(policy, "output", found)
+            return self._record(policy, context, found)
 
-        return OutputGuard(context, rules, judges, ended, json=json)
+        remembers = MOST_RECORDED_CHARACTERS + 1 if self._recorder is not None and self._records_text else 0
+        return OutputGuard(context, rules, judges, ended, json=json, remembers=remembers)
 
-    def _count(self, direction: Direction, spans: Iterable[Span]) -> None:
-        kinds = Counter((span.source, span.category, span.action) for span in spans)
+    def _count(self, policy: Policy, direction: Direction, found: _Found) -> None:
+        """A moderator's categories are its own, and labels come from closed sets: one that the policy does not name is
+        ``other``."""
+        kinds = Counter((span.source, span.category, span.action) for span in found.spans)
+        for each in found.judged:
+            if not each.error:
+                named = {category if category in policy.categories else OTHER for category in each.categories}
+                kinds.update((each.moderator, category, each.action) for category in named or {OTHER})
         for (source, category, action), times in kinds.items():
             self._observer.matched(direction, source, category, action, times)
+        self._observer.decided(direction, found.action)
 
-    def _record(
-        self, policy: Policy, context: Context, action: Action, spans: Sequence[Span], judged: Sequence[Judged]
-    ) -> bool:
+    def _record(self, policy: Policy, context: Context, found: _Found) -> bool:
         """Whether the decision is recorded, or need not be."""
         if self._recorder is None:
             return True
-        found = [
+        matches = [
             {"source": span.source, "category": span.category, "action": span.action, "length": span.end - span.start}
-            for span in spans[:MOST_RECORDED]
+            for span in found.spans[:MOST_RECORDED]
         ]
         entry = {
             "request_id": context.request_id,
             "tenant": context.tenant,
             "policy": policy.version,
             "direction": context.direction,
-            "action": action,
-            "matches": found,
-            **({"matches_in_all": len(spans)} if len(spans) > MOST_RECORDED else {}),
-            "moderators": [each.public() for each in judged],
+            "action": found.action,
+            "matches": matches,
+            **({"matches_in_all": len(found.spans)} if len(found.spans) > MOST_RECORDED else {}),
+            "moderators": [each.public() for each in found.judged],
+            **(_bounded(found.texts) if self._records_text else {}),
         }
         return self._recorder.record(entry) or not self._unrecorded_blocks
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the record is told of one decision."""
+
+    action: Action
+    spans: Sequence[Span]
+    judged: Sequence[Judged]
+    texts: Sequence[str]
+
+
+def _bounded(texts: Sequence[str]) -> dict[str, Any]:
+    left, kept = MOST_RECORDED_CHARACTERS, []
+    for text in texts:
+        kept.append(text[:left])
+        left -= len(kept[-1])
+    return {"texts": kept, **({"texts_cut": True} if kept != list(texts) else {})}
 
 
 def _hold(moderators: Iterable[Guarded]) -> None:

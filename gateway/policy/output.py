@@ -23,7 +23,7 @@ BEFORE_CHARACTERS = 400
 
 class OutputGuard:
     """Feed it as the answer comes; ``blocked`` says that nothing more may leave. ``ended`` is called once, and says
-    whether the decision is recorded, or need not be."""
+    whether the decision is recorded, or need not be. ``remembers`` characters of the model's text are kept."""
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class OutputGuard:
         ended: Callable[[OutputGuard], bool],
         *,
         json: bool = False,
+        remembers: int = 0,
     ) -> None:
         """``json``: the answer is JSON, and judged by what its strings say."""
         self._context, self._rules, self._ended, self._over = context, rules, ended, False
@@ -48,6 +49,8 @@ class OutputGuard:
         self.most_held = 0
         """Characters that were held back at once, at most."""
         self.judged: list[Judged] = []
+        self.written, self._remembers = "", remembers
+        """What the model wrote, as far as it is remembered."""
 
     @property
     def blocked(self) -> bool:
@@ -77,6 +80,8 @@ class OutputGuard:
 
     async def feed(self, piece: str, *, last: bool = False) -> str:
         """What may leave now; with ``last``, at the end. Raises :class:`~gateway.errors.RecordUnavailable`."""
+        if len(self.written) < self._remembers:
+            self.written = (self.written + piece)[: self._remembers]
         text = self._stream.feed(piece)
         text = await self._judge(text, last=self._stream.blocked is not None)
         held = self._stream.held + len(self._held.pending)

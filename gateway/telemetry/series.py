@@ -110,7 +110,7 @@ class Series:
         )
         self.policy_matches = self._counter(
             "policy_matches",
-            "Matches by list or pattern, category, action and direction",
+            "Matches by list, pattern or moderator, category, action and direction",
             "source",
             "category",
             "action",

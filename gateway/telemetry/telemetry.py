@@ -87,7 +87,7 @@ class Telemetry(Series):
         self.feedback_lost.inc(count)
 
     def matched(self, direction: Direction, source: str, category: str, action: Action, times: int) -> None:
-        """So many matches of a list or pattern."""
+        """So many matches of a list or pattern, or what a moderator found."""
         self.policy_matches.labels(source, category, action, direction).inc(times)
 
     def decided(self, direction: Direction, action: Action) -> None:

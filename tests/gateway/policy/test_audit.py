@@ -36,6 +36,20 @@ def test_lines_follow_each_other(tmp_path: Path) -> None:
     assert lines[0]["previous"] == "0" * 64
 
 
+def test_workers_write_one_chain(tmp_path: Path) -> None:
+    """Over rotations too, whoever does them."""
+    path = tmp_path / "audit.jsonl"
+    logs = [AuditLog(AuditSettings(path, max_bytes=2000, max_files=100)) for _ in range(3)]
+    for number in range(100):
+        for worker, log in enumerate(logs):
+            assert log.record({"worker": worker, "number": number})
+        time.sleep(0.001)
+    for log in logs:
+        log.close()
+    assert (verify(path).lines, verify(path).broken) == (300, None)
+    assert numbered(path, 3).exists()
+
+
 def test_rotation(tmp_path: Path) -> None:
     """The chain goes on from file to file; the oldest files go."""
     path = tmp_path / "audit.jsonl"
@@ -106,8 +120,8 @@ while log.broken:
     time.sleep(0.01)
 assert log.record({"number": taken})
 log.close()
-report = verify(path)
-assert (report.lines, report.broken, log.lost) == (taken + 1, None, 1), report
+report, lines = verify(path), path.read_text().splitlines()
+assert (sum("number" in each for each in lines), report.broken, log.lost) == (taken + 1, None, 1), report
 """
 
 

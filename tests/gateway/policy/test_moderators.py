@@ -22,6 +22,7 @@ from gateway.policy.guard import Guarded, Limits
 from gateway.policy.http_moderator import HttpModerator, Mapped, ModeratorError, filled, pointed, read
 from gateway.policy.moderators import Services
 from gateway.policy.python_moderator import load_moderator
+from gateway.policy.triton_moderator import windows
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.triton import TritonClassifier
@@ -213,7 +214,40 @@ async def test_triton_s_classifier(tmp_path: Path) -> None:
         assert body["policy"]["input"]["moderators"] == [said]
         assert served.triton.classified[0] == "be rude"
         assert (await ask(served, "be broken"))[0] == 403
+        async with served.client() as client:
+            metrics = (await client.get("/metrics")).text
+        labels = 'action="redact",category="insult",direction="input",source="insults"'
+        assert f"tidegate_policy_matches_total{{{labels}}} 1.0" in metrics
+        assert 'category="other"' not in metrics
         assert (await ask(served, "be kind"))[1]["text_output"] == "be kind"
+
+
+@pytest.mark.parametrize("padding", ["A kind word. ", "一句好话。", "xy"])
+async def test_a_classifier_sees_all_of_a_long_text(tmp_path: Path, padding: str) -> None:
+    """However much stands before it, window by window; of a text that is masked, the windows that are found."""
+    part = "  - {name: insults, kind: triton, model: insults, apply: [input], labels: {insult: {action: redact}}}\n"
+    text = padding * 200 + " And rude. " + padding * 200
+    async with gateway(tmp_path, part) as served:
+        status, _ = await ask(served, text, max_tokens=1)
+        pieces = served.triton.classified
+        asked = served.triton.requests[0]["text_input"][4:].decode()
+    assert status == 200
+    assert sum(map(len, pieces)) >= len(text)
+    assert max(map(len, pieces)) <= 250
+    assert "rude" not in asked
+    assert asked.startswith(padding)
+    assert asked.endswith(padding)
+
+
+def test_windows_leave_nothing_out() -> None:
+    """Not at their edges either: what nothing separates is in one of them, up to a length."""
+    text = "x" * 1000 + "。" + "y" * 300 + ", " + "z" * 600
+    found = list(windows(text))
+    assert (found[0][0], found[-1][1]) == (0, len(text))
+    for start in (*range(950), *range(1001, 1250), *range(1303, len(text) - 50)):
+        assert any(begin <= start and start + 50 <= end for begin, end in found)
+    assert list(windows("")) == [(0, 0)]
+    assert list(windows("Well. " * 50)) == [(0, 245), (245, 300)]
 
 
 async def test_own_code(tmp_path: Path) -> None:
@@ -224,6 +258,11 @@ async def test_own_code(tmp_path: Path) -> None:
         assert (await ask(served, "a kumquat"))[1]["text_output"] == "a kumquat"
     async with gateway(tmp_path, f"  - {own}\n") as served:
         assert (await ask(served, "a kumquat"))[1]["text_output"] == "a *******"
+        async with served.client() as client:
+            metrics = (await client.get("/metrics")).text
+    labels = 'action="redact",category="other",direction="input",source="own"'
+    assert f"tidegate_policy_matches_total{{{labels}}} 1.0" in metrics
+    assert "custom" not in metrics
 
 
 async def test_own_code_that_hangs_holds_up_nobody_else() -> None:
@@ -255,6 +294,20 @@ async def test_decisions_are_recorded(tmp_path: Path) -> None:
     assert {each["request_id"] for each in lines} == {body["id"]}
     assert (lines[0]["tenant"], verify(path).broken) == ("acme", None)
     assert "MARKER" not in path.read_text(encoding="utf-8")
+
+
+async def test_texts_are_recorded_if_configured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As they were written, before anything was masked, up to a bound; the log says so at the start."""
+    policy = tmp_path / "recorded.yaml"
+    policy.write_text("version: r\nlists: [{name: fruit, words: [kumquat], action: redact}]\n")
+    path = tmp_path / "audit.jsonl"
+    async with serve(tmp_path, policy_file=policy, audit_file=path, audit_text=True) as served:
+        await ask(served, "a kumquat")
+        await ask(served, "long " * 4000)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [each["texts"] for each in lines[:2]] == [["a kumquat"], ["a *******"]]
+    assert [(len(each["texts"][0]), each["texts_cut"]) for each in lines[2:]] == [(10_000, True)] * 2
+    assert "TIDEGATE_AUDIT_TEXT is set" in caplog.text
 
 
 async def test_what_cannot_be_recorded_is_refused(tmp_path: Path) -> None:

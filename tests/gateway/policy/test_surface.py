@@ -102,6 +102,19 @@ async def test_a_tenant_s_own_action(tmp_path: Path, guarded: Served) -> None:
     assert f"tidegate_policy_matches_total{{{labels}}} 1.0" in metrics
 
 
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
+async def test_a_refusal_says_why_if_asked(guarded: Served, path: str) -> None:
+    """Where and by which list; without asking, nothing."""
+    async with guarded.client() as client:
+        asked = await client.post(path, json={"text_input": "一个炸弹", "include_policy": True})
+        plain = await client.post(path, json={"text_input": "一个炸弹"})
+    assert (asked.status_code, asked.json()["error"]["code"]) == (403, "prompt_rejected")
+    assert asked.json()["policy"]["version"].startswith("7@")
+    match = {"text": 0, "source": "never", "category": "weapons", "action": "block", "start": 2, "end": 4}
+    assert asked.json()["policy"]["input"] == {"action": "block", "matches": [match], "moderators": []}
+    assert set(plain.json()) == {"error"}
+
+
 async def test_without_asking_there_is_no_report(guarded: Served) -> None:
     """And a flagged word passes."""
     async with guarded.client() as client:
