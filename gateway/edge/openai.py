@@ -30,12 +30,12 @@ def completion_endpoints(generation: Generation, limits: Limits) -> dict[str, En
 
     async def chat(request: Request) -> Response:
         """An answer to a conversation; with `stream` as server-sent events."""
-        body = await read_body(request, ChatBody, limits.timeout_seconds)
+        body = await read_body(request, ChatBody)
         return await _complete(request, generation, limits, Chat(), body)
 
     async def completions(request: Request) -> Response:
         """A text's continuation; with `stream` as server-sent events."""
-        body = await read_body(request, CompletionBody, limits.timeout_seconds)
+        body = await read_body(request, CompletionBody)
         return await _complete(request, generation, limits, Text(), body)
 
     return {CHAT: chat, COMPLETIONS: completions}

@@ -46,7 +46,7 @@ def moderation_endpoints(policy: PolicyEngine, quotas: Quotas, limits: Limits) -
 
     async def moderations(request: Request) -> Response:
         """What the policy says about texts."""
-        body = await read_body(request, ModerationBody, limits.timeout_seconds)
+        body = await read_body(request, ModerationBody)
         state = request.scope["state"]
         principal = state["principal"]
         if not principal.may(MODERATE):

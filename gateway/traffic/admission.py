@@ -30,10 +30,14 @@ class Admission:
         self.running = 0
         self._completions: deque[float] = deque(maxlen=REMEMBERED)
 
-    def enter(self) -> Place:
-        """Take a place. Raises :class:`TooManyRequests`; then there is none to give back."""
+    def require_room(self) -> None:
+        """Raises :class:`TooManyRequests` while every place is taken."""
         if self.running >= self._most:
             raise TooManyRequests(retry_after_seconds=self._seconds_to_drain(self.running / 2))
+
+    def enter(self) -> Place:
+        """Take a place. Raises :class:`TooManyRequests`; then there is none to give back."""
+        self.require_room()
         if self.running == 0:
             self._completions.clear()  # an idle gap is no rate
         self.running += 1

@@ -122,6 +122,25 @@ async def test_who_does_not_read_is_cut_off_after_the_deadline(tmp_path: Path) -
     assert 'tidegate_requests_total{outcome="deadline_exceeded",route="/v1/completions"} 1.0' in text
 
 
+@pytest.mark.parametrize("setting", ["header", "body_timeout_seconds"])
+async def test_slow_bodies_hold_up_nobody(tmp_path: Path, setting: str) -> None:
+    """A request takes its place when its body is here, and that has to be within its own time and the body's."""
+    header = "x-request-timeout-seconds: 0.5\r\n" if setting == "header" else ""
+    limits = {} if header else {setting: 0.5}
+    sent = f"POST /generate HTTP/1.1\r\nauthorization: Bearer {good_token()}\r\n{header}content-length: 9\r\n\r\n{{"
+    async with serve(tmp_path, max_concurrent_requests=1, **limits) as served, served.client() as client:
+        port = httpx.URL(served.url).port
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        for _, writer in slow:
+            writer.write(sent.encode())
+        assert (await client.post("/generate", json={"text_input": "hi"})).status_code == 200
+        for reader, writer in slow:
+            answer = await asyncio.wait_for(reader.readuntil(b"}}"), 3)
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"request_timeout" in answer
+            writer.close()
+
+
 @pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf"])
 async def test_a_deadline_that_is_no_number_is_422(served: Served, value: str) -> None:
     """The header is named."""

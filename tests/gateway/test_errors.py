@@ -143,6 +143,17 @@ async def test_unknown_paths_and_methods(served: Served) -> None:
     assert wrong.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize("character", ["%0A", "%0D", "%00", "%7F", "%0A%0A"])
+async def test_no_control_character_leads_around_the_token(served: Served, character: str) -> None:
+    """Every route there is, with one behind it and without a token, is no path: 404, nothing is read or asked."""
+    async with served.client("") as client:
+        for path, methods in (await client.get("/openapi.json")).json()["paths"].items():
+            for method in methods:
+                response = await client.request(method, path.replace("{model}", "x") + character, content=b"{}")
+                assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found"), path
+    assert not served.triton.requests
+
+
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_body_beyond_the_limit_is_413(tmp_path: Path, announced: bool) -> None:
     """Announced by Content-Length or sent in chunks: refused, with the limit in the message."""
