@@ -10,6 +10,7 @@ import time
 import uuid
 from typing import Any
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import Authenticator
@@ -199,7 +200,7 @@ class Arrival:
         parts: list[bytes] = []
         seconds = self._limits.arrival(scope) - time.monotonic()
         try:
-            async with asyncio.timeout(seconds):
+            with anyio.fail_after(seconds):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":

@@ -7,6 +7,7 @@ import json
 import socket
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from hypothesis import given
@@ -115,7 +116,7 @@ async def test_who_does_not_read_is_cut_off_after_the_deadline(tmp_path: Path) -
             await loop.sock_connect(unread, ("127.0.0.1", httpx.URL(served.url).port))
             await loop.sock_sendall(unread, head.encode() + body)
             await asyncio.wait_for(served.triton.cancelled.wait(), 8)
-            async with asyncio.timeout(5):
+            with anyio.fail_after(5):
                 while (await client.post("/generate", json={"text_input": "hi"})).status_code == 429:
                     await asyncio.sleep(0.01)
         text = (await client.get("/metrics")).text

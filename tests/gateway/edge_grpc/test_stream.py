@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import anyio
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2_grpc
@@ -318,7 +319,8 @@ async def test_who_does_not_read_gives_the_place_back(tmp_path: Path, model: str
             await call.write(infer(model, text))
             await until(lambda: len(door.triton.asked) == 1)
             await asyncio.wait_for(door.triton.cancelled.wait(), 10)
-            async with door.stub() as stub, asyncio.timeout(5):
-                while await refused(stub):
-                    await asyncio.sleep(0.01)
+            async with door.stub() as stub:
+                with anyio.fail_after(5):
+                    while await refused(stub):
+                        await asyncio.sleep(0.01)
             call.cancel()
