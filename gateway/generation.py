@@ -19,7 +19,6 @@ from gateway.errors import (
     InvalidRequest,
     ModelNotFound,
     PromptRejected,
-    QuotaExceeded,
     TritonUnavailable,
     UpstreamError,
 )
@@ -111,6 +110,12 @@ class Generation:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
         return await self.begin(await self.admit(principal, ask))
 
+    def require_possible(self, principal: Principal, ask: Ask, answers: int) -> None:
+        """Refuse so many answers to one request as the tenant may never have at once. Raises
+        :class:`gateway.errors.QuotaExceeded`."""
+        principal.require(GENERATE, ask.model)
+        self._quotas.require_possible(principal.tenant, principal.tenant_class, answers)
+
     async def admit(self, principal: Principal, ask: Ask, answers: int = 1) -> Admitted:
         """Everything before Triton, for so many answers to one prompt; each is then begun, or the rest released. Raises
         :class:`gateway.errors.GatewayError`."""
@@ -140,13 +145,9 @@ class Generation:
         return Admitted(principal, ask, leases, values, context, decision, info)
 
     async def _lease(self, principal: Principal, ask: Ask) -> Lease:
-        """The tenant's leave to use tokens. Raises :class:`QuotaExceeded`."""
+        """The tenant's leave to use tokens. Raises :class:`gateway.errors.QuotaExceeded`."""
         prompt, most = ask.tokens()
-        try:
-            lease = await self._quotas.admit(principal.tenant, principal.tenant_class, most, prompt)
-        except QuotaExceeded as error:
-            ask.headers.update(error.headers)
-            raise
+        lease = await self._quotas.admit(principal.tenant, principal.tenant_class, most, prompt)
         ask.headers.update(lease.headers)
         return lease
 

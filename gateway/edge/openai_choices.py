@@ -18,6 +18,8 @@ SEED_STEP = 0x9E3779B97F4A7C15
 async def start_choices(generation: Generation, principal: Principal, asks: Sequence[Ask], n: int) -> list[Answer]:
     """``n`` answers to each of ``asks``, in order; each prompt is checked once. A choice's seed is that of the request,
     moved on by its number. Raises what the first one raises, and then none is running."""
+    if len(asks) * n > 1:
+        generation.require_possible(principal, asks[0], len(asks) * n)
     admitted: list[Admitted] = await _all([generation.admit(principal, ask, n) for ask in asks])
     starts: list[Coroutine[Any, Any, Answer]] = []
     for each in admitted:

@@ -88,6 +88,24 @@ async def test_every_measured_answer_carries_the_fields(tmp_path: Path) -> None:
         assert "ratelimit" not in (await client.get("/health/live")).headers
 
 
+async def test_what_never_has_room_is_refused_once(tmp_path: Path) -> None:
+    """More answers at once than a limit allows: 429 that names it, no time to come again, nothing counted, whether they
+    come from `n` or from several prompts. One that only has to wait names that limit and no other."""
+    file = quotas(tmp_path, requests_per_second=5, concurrent_streams=3, tokens_per_day=1000)
+    async with serve(tmp_path, quota_file=file) as served, served.client() as client:
+        for asked, limit in (({"n": 4}, "concurrent_streams"), ({"n": 2, "prompt": ["a", "b", "c"]}, "requests_per")):
+            refused = await client.post("/v1/completions", json={"model": "generate", "prompt": "hi", **asked})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+            assert refused.json()["error"]["message"].startswith(limit)
+            assert "retry-after" not in refused.headers
+        body = {"model": "generate", "prompt": "hi", "n": 3}
+        served_fields = fields(await client.post("/v1/completions", json=body))
+        assert served_fields == {"requests_per_second": 2, "concurrent_streams": 3, "tokens_per_day": 1000 - 18}
+        waiting = await client.post("/v1/completions", json=body)
+        assert (waiting.status_code, waiting.headers["retry-after"]) == (429, "1")
+        assert fields(waiting).keys() == {"requests_per_second"}
+
+
 async def test_without_a_file_there_are_no_fields(tmp_path: Path) -> None:
     """No quotas, no headers."""
     async with serve(tmp_path) as served, served.client() as client:
