@@ -365,6 +365,8 @@ class Answer:
         self.policy_version, self._place = policy_version, place
         self._record, self._deltas = record, deltas
         self._failed = False
+        self._unheard: int | None = None
+        """What to charge when nothing has come."""
         self._first: Delta | None = None
         self.version = ""
         self.last: Delta | None = None
@@ -375,6 +377,8 @@ class Answer:
             self._first = await anext(self._deltas)
         except BaseException as error:
             self._failed = isinstance(error, GatewayError)
+            if not self._failed or isinstance(error, DeadlineExceeded):  # the model read the prompt, and nobody waited
+                self._unheard = self._ask.tokens()[0]
             await self.close()
             raise
         self.last = self._first
@@ -407,7 +411,7 @@ class Answer:
         try:
             await self._stop_deltas()
         finally:
-            await self._lease.settle()
+            await self._lease.settle(self._unheard)
             self._ask.headers.update(self._lease.headers)
         self._record.ended(self.last, failed=self._failed)
         if self._place is not None:

@@ -135,7 +135,28 @@ async def test_a_client_that_leaves_gives_its_place_back(tmp_path: Path, prompt:
         leaving.cancel()
         while (response := await client.post("/generate", json={"text_input": "hi"})).status_code == 429:
             await asyncio.sleep(0.01)
-        assert fields(response)["tokens_per_day"] in (1000 - 6, 1000 - 12)
+        assert fields(response)["tokens_per_day"] in (1000 - 7, 1000 - 12)
+
+
+@pytest.mark.parametrize("max_tokens", [8, 100])
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_whoever_does_not_wait_pays_for_the_prompt(tmp_path: Path, max_tokens: int, leaves: bool) -> None:
+    """Nothing has come when the client leaves or its time is over: the prompt's estimate is charged, whether the answer
+    would have come as one or bit by bit."""
+    file = quotas(tmp_path, tokens_per_day=1000)
+    async with serve(tmp_path, quota_file=file) as served, served.client() as client:
+        body = {"text_input": "hang:" + "x" * 395, "max_tokens": max_tokens, "timeout_seconds": 60 if leaves else 0.3}
+        asking = asyncio.create_task(client.post("/generate", json=body))
+        while not served.triton.requests:
+            await asyncio.sleep(0.01)
+        if leaves:
+            asking.cancel()
+            await asyncio.wait_for(served.triton.cancelled.wait(), 5)
+        else:
+            assert (await asking).status_code == 504
+        while (charged := await metric(client, "tidegate_quota_tokens_total")) == 0:
+            await asyncio.sleep(0.01)
+        assert charged == 100
 
 
 async def test_two_gateways_on_one_redis(tmp_path: Path, own_redis: RedisServer) -> None:
