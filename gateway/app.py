@@ -20,7 +20,7 @@ from gateway.edge import feedback as feedback_edge
 from gateway.edge import http, openai, openai_models, openai_moderations, operations, problems
 from gateway.edge.asking import Limits
 from gateway.edge.metrics_port import serving_metrics
-from gateway.edge.middleware import Authentication, BodyLimit, RequestContext
+from gateway.edge.middleware import Arrival, Authentication, BodyLimit, RequestContext
 from gateway.edge.openai_schemas import ChatBody, CompletionBody, ModerationBody
 from gateway.edge.plain import Endpoint, PlainRoutes, describe
 from gateway.edge.schemas import GenerateBody
@@ -64,7 +64,7 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
     comments = CommentFile(settings.feedback_file) if settings.feedback_file is not None else None
     triton_ca = _triton_ca(settings)
     admission = Admission(settings.max_concurrent_requests)
-    plain: dict[str, Endpoint] = {}
+    limits, plain = _limits(settings), dict[str, Endpoint]()
     classifier = TritonClassifier(settings.triton_url, triton_ca)
     services = Services(classifier, telemetry)
     in_force = _policy(settings, services)
@@ -91,12 +91,11 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
             allow_special_tokens=settings.allow_special_tokens,
             rated=rated,
         )
-        limits = Limits(settings.max_tokens, settings.request_timeout_seconds, settings.max_request_timeout_seconds)
         plain.update(http.generate_endpoints(generation, limits))
         plain.update(openai.completion_endpoints(generation, limits))
         plain.update(openai_moderations.moderation_endpoints(policy, quotas, limits))
         if rated is not None:
-            plain.update(feedback_edge.feedback_endpoints(rated, comments, limits.timeout_seconds))
+            plain.update(feedback_edge.feedback_endpoints(rated, comments))
         _describe(app, plain)
         app.include_router(openai_models.model_routes(triton))
         parts = Parts(
@@ -138,7 +137,7 @@ def create_app(settings: Settings, drain: Drain | None = None, certificate: Cert
     app = FastAPI(title="tidegate", lifespan=lifespan, redirect_slashes=False)
     problems.install(app)
     describe(app, [GenerateBody, ChatBody, CompletionBody, ModerationBody, feedback_edge.FeedbackBody])
-    limited = BodyLimit(PlainRoutes(app, plain), settings.max_body_bytes)
+    limited = BodyLimit(Arrival(PlainRoutes(app, plain), limits, admission, telemetry), settings.max_body_bytes)
     return RequestContext(Authentication(limited, authenticator), telemetry, admission, drain, tracer)
 
 
@@ -170,6 +169,15 @@ async def _grpc_door(
         shared=settings.workers > 1,
     ):
         yield
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        settings.max_tokens,
+        settings.request_timeout_seconds,
+        settings.max_request_timeout_seconds,
+        settings.body_timeout_seconds,
+    )
 
 
 def _grpc_limits(settings: Settings) -> GrpcLimits:

@@ -19,7 +19,6 @@ from gateway.errors import (
     InvalidRequest,
     ModelNotFound,
     PromptRejected,
-    QuotaExceeded,
     TritonUnavailable,
     UpstreamError,
 )
@@ -111,6 +110,12 @@ class Generation:
         """Admit and ask Triton. Raises :class:`gateway.errors.GatewayError`; nothing is running in Triton then."""
         return await self.begin(await self.admit(principal, ask))
 
+    def require_possible(self, principal: Principal, ask: Ask, answers: int) -> None:
+        """Refuse so many answers to one request as the tenant may never have at once. Raises
+        :class:`gateway.errors.QuotaExceeded`."""
+        principal.require(GENERATE, ask.model)
+        self._quotas.require_possible(principal.tenant, principal.tenant_class, answers)
+
     async def admit(self, principal: Principal, ask: Ask, answers: int = 1) -> Admitted:
         """Everything before Triton, for so many answers to one prompt; each is then begun, or the rest released. Raises
         :class:`gateway.errors.GatewayError`."""
@@ -140,13 +145,9 @@ class Generation:
         return Admitted(principal, ask, leases, values, context, decision, info)
 
     async def _lease(self, principal: Principal, ask: Ask) -> Lease:
-        """The tenant's leave to use tokens. Raises :class:`QuotaExceeded`."""
+        """The tenant's leave to use tokens. Raises :class:`gateway.errors.QuotaExceeded`."""
         prompt, most = ask.tokens()
-        try:
-            lease = await self._quotas.admit(principal.tenant, principal.tenant_class, most, prompt)
-        except QuotaExceeded as error:
-            ask.headers.update(error.headers)
-            raise
+        lease = await self._quotas.admit(principal.tenant, principal.tenant_class, most, prompt)
         ask.headers.update(lease.headers)
         return lease
 
@@ -364,6 +365,8 @@ class Answer:
         self.policy_version, self._place = policy_version, place
         self._record, self._deltas = record, deltas
         self._failed = False
+        self._unheard: int | None = None
+        """What to charge when nothing has come."""
         self._first: Delta | None = None
         self.version = ""
         self.last: Delta | None = None
@@ -374,6 +377,8 @@ class Answer:
             self._first = await anext(self._deltas)
         except BaseException as error:
             self._failed = isinstance(error, GatewayError)
+            if not self._failed or isinstance(error, DeadlineExceeded):  # the model read the prompt, and nobody waited
+                self._unheard = self._ask.tokens()[0]
             await self.close()
             raise
         self.last = self._first
@@ -406,7 +411,7 @@ class Answer:
         try:
             await self._stop_deltas()
         finally:
-            await self._lease.settle()
+            await self._lease.settle(self._unheard)
             self._ask.headers.update(self._lease.headers)
         self._record.ended(self.last, failed=self._failed)
         if self._place is not None:

@@ -141,6 +141,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1_000_000, ge=1, description="largest request body")
     max_header_bytes: int = Field(32_768, ge=1024, description="largest head of a request")
     header_timeout_seconds: float = Field(10.0, gt=0, description="time for a request's head to arrive")
+    body_timeout_seconds: float = Field(
+        30.0, gt=0, description="time for its body to arrive, if the request's own is not shorter"
+    )
     max_connections: int = Field(4096, ge=1, description="HTTP connections of one worker")
     max_tokens: int = Field(4096, ge=1, description="largest max_tokens a request may ask for")
     max_concurrent_requests: int = Field(128, ge=1, description="requests in flight; beyond them 429")

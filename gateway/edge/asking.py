@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import Request
+from starlette.types import Scope
 
 from gateway.errors import ClientClosed, InvalidField
 
@@ -18,21 +19,32 @@ TIMEOUT_HEADER = b"x-request-timeout-seconds"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for: tokens, and seconds (those it gets unless it says otherwise, and the most)."""
+    """What a request may ask for: tokens, and seconds (those it gets unless it says otherwise, the most, and the most
+    for its body to arrive)."""
 
     max_tokens: int
     timeout_seconds: float
     max_timeout_seconds: float
+    body_seconds: float
 
     def require_tokens(self, asked: int, field: str = "max_tokens") -> None:
         """Raises :class:`InvalidField`."""
         if asked > self.max_tokens:
             raise InvalidField(f"{field}: at most {self.max_tokens} here; ask for fewer", field=field)
 
+    def arrival(self, scope: Scope) -> float:
+        """When the body has to be here, in monotonic seconds: the time that the header asks for counts from acceptance
+        on. Raises :class:`InvalidField` for a header that is no number."""
+        state, asked = scope["state"], _in_header(scope["headers"])
+        state["asked_seconds"] = asked
+        accepted: float = state["accepted"]
+        usual = self.timeout_seconds if asked is None else asked
+        return accepted + min(usual, self.max_timeout_seconds, self.body_seconds)
+
     def deadline(self, request: Request, in_body: float | None = None) -> float:
         """When the request's time is over, in monotonic seconds: by its body and its header, the shorter of both, or as
-        usual; never more than the gateway allows. Raises :class:`InvalidField` for a header that is no number."""
-        asked = [each for each in (in_body, _in_header(request.scope["headers"])) if each is not None]
+        usual; never more than the gateway allows. The request has arrived."""
+        asked = [each for each in (in_body, request.scope["state"]["asked_seconds"]) if each is not None]
         seconds = min(asked, default=self.timeout_seconds)
         state = request.scope["state"]
         deadline: float = state["accepted"] + min(seconds, self.max_timeout_seconds)

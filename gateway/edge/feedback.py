@@ -41,12 +41,12 @@ class FeedbackAnswer(BaseModel):
     score: int
 
 
-def feedback_endpoints(rated: RatedAnswers, comments: CommentFile | None, seconds: float) -> dict[str, Endpoint]:
-    """``/feedback``; its body must be here within ``seconds``."""
+def feedback_endpoints(rated: RatedAnswers, comments: CommentFile | None) -> dict[str, Endpoint]:
+    """``/feedback``."""
 
     async def feedback(request: Request) -> Response:
         """Say how good an answer was, once. An answer can be rated for a while, by whom it was given to."""
-        body = await read_body(request, FeedbackBody, seconds)
+        body = await read_body(request, FeedbackBody)
         principal: Principal = request.scope["state"]["principal"]
         given = await rated.rate(principal.tenant, principal.subject, body.request_id, body.score)
         if comments is not None:

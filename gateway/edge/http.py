@@ -23,7 +23,7 @@ def generate_endpoints(generation: Generation, limits: Limits) -> dict[str, Endp
     """``/generate`` and ``/generate_stream``, behind :class:`gateway.edge.middleware.Authentication`."""
 
     async def answer(request: Request, *, streams: bool = False) -> Response:
-        body = await read_body(request, GenerateBody, limits.timeout_seconds)
+        body = await read_body(request, GenerateBody)
         state = request.scope["state"]
         streams = streams or body.stream
         state["fields"]["stream"] = streams

@@ -3,17 +3,30 @@ stream's content passes untouched."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 import uuid
 from typing import Any
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import Authenticator
+from gateway.edge.asking import Limits
 from gateway.edge.problems import respond
-from gateway.errors import BodyTooLarge, ClientClosed, GatewayError, InternalError, TooManyRequests, Unauthenticated
+from gateway.errors import (
+    BodyTooLarge,
+    ClientClosed,
+    GatewayError,
+    InternalError,
+    NotFound,
+    RequestTimeout,
+    ShuttingDown,
+    TooManyRequests,
+    Unauthenticated,
+)
 from gateway.telemetry import LOGGER, Telemetry
 from gateway.tracing import RequestTrace, Tracer, stage
 from gateway.traffic.admission import Admission
@@ -45,8 +58,8 @@ def route_of(path: str) -> str | None:
 
 
 class RequestContext:
-    """Gives a request its id (the client's ``X-Request-ID`` when it is harmless) and its place among those in flight,
-    counts, times and logs it."""
+    """Gives a request its id (the client's ``X-Request-ID`` when it is harmless), counts, times and logs it, and gives
+    its place among those in flight back. While there is none, it is refused before anything else."""
 
     def __init__(
         self, app: ASGIApp, telemetry: Telemetry, admission: Admission, drain: Drain, tracer: Tracer | None = None
@@ -79,21 +92,25 @@ class RequestContext:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        place = None
         try:
+            if not scope["path"].isprintable():  # a pattern's `$` matches before a newline: no route may see one
+                raise NotFound
             if route is not None:
-                place = self._admission.enter()
-                self._telemetry.in_flight.inc()
+                self._admission.require_room()
             await self._app(scope, receive, send_with_id)
-        except TooManyRequests as error:
+        except (NotFound, TooManyRequests) as error:
             await respond(error, scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if status or not self._drain.draining:
+                raise
+            await respond(ShuttingDown(), scope, receive, send_with_id)  # the time of grace is over
         except Exception:  # noqa: BLE001 - the process edge: a defect becomes a 500 and a log line, not a dead connection
             LOGGER.exception("request failed", extra={"fields": {"request_id": state["request_id"]}})
             state["outcome"] = InternalError.code
             if not status:
                 await respond(InternalError(), scope, receive, send_with_id)
         finally:
-            if place is not None:
+            if (place := state.get("place")) is not None:
                 served = status == 200 and state.get("outcome", "ok") == "ok" and route not in INSTANT
                 place.leave(served=served)
                 self._telemetry.in_flight.dec()
@@ -150,6 +167,54 @@ class Authentication:
             scope["state"]["principal"] = principal
             scope["state"]["fields"]["tenant"] = principal.tenant
         await self._app(scope, receive, send)
+
+
+class Arrival:
+    """Waits for the whole body of a measured request and takes a place among those in flight then, so that a slow
+    sender holds up nobody else."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, admission: Admission, telemetry: Telemetry) -> None:
+        self._app, self._limits, self._admission, self._telemetry = app, limits, admission, telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or route_of(scope["path"]) is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            body: bytes | None = await self._body(scope, receive)
+            scope["state"]["place"] = self._admission.enter()
+            self._telemetry.in_flight.inc()
+        except BodyTooLarge:
+            raise
+        except GatewayError as error:
+            await respond(error, scope, receive, send)
+            return
+
+        async def arrived() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            message, body = {"type": "http.request", "body": body, "more_body": False}, None
+            return message
+
+        await self._app(scope, arrived, send)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """Raises :class:`RequestTimeout`, :class:`ClientClosed`."""
+        parts: list[bytes] = []
+        seconds = self._limits.arrival(scope) - time.monotonic()
+        try:
+            with anyio.fail_after(seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientClosed
+                    parts.append(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise RequestTimeout from None
 
 
 class BodyLimit:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 
 from gateway.edge.asking import Limits, unless_client_leaves
 from gateway.edge.openai_answers import Chat, ChatAnswer, Json, Kind, Text, TextAnswer, ending, envelope, usage_of
-from gateway.edge.openai_choices import merged, start_choices
+from gateway.edge.openai_choices import Choice, close_choices, merged, start_choices
 from gateway.edge.openai_problems import OpenAIErrorBody, openai_error
 from gateway.edge.openai_schemas import ChatBody, CompletionBody
 from gateway.edge.plain import Endpoint, EventStream, event, json_response, read_body, takes
@@ -30,12 +30,12 @@ def completion_endpoints(generation: Generation, limits: Limits) -> dict[str, En
 
     async def chat(request: Request) -> Response:
         """An answer to a conversation; with `stream` as server-sent events."""
-        body = await read_body(request, ChatBody, limits.timeout_seconds)
+        body = await read_body(request, ChatBody)
         return await _complete(request, generation, limits, Chat(), body)
 
     async def completions(request: Request) -> Response:
         """A text's continuation; with `stream` as server-sent events."""
-        body = await read_body(request, CompletionBody, limits.timeout_seconds)
+        body = await read_body(request, CompletionBody)
         return await _complete(request, generation, limits, Text(), body)
 
     return {CHAT: chat, COMPLETIONS: completions}
@@ -84,11 +84,11 @@ async def _complete(
         for prompt in body.prompts()
     ]
     logprobs = "logprobs" in parameters
-    starting = start_choices(generation, state["principal"], asks, n)
+    starting = start_choices(generation, state["principal"], asks, n, whole=not body.stream)
     if body.stream:
-        answers = await unless_client_leaves(request, starting)
+        choices = await unless_client_leaves(request, starting)
         include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        events = _events(request, kind, answers, n, logprobs=logprobs, include_usage=include_usage)
+        events = _events(request, kind, choices, n, logprobs=logprobs, include_usage=include_usage)
         return EventStream(request, events)
 
     async def whole() -> Response:
@@ -97,10 +97,11 @@ async def _complete(
     return await unless_client_leaves(request, whole())
 
 
-async def _whole(request: Request, kind: Kind, answers: Sequence[Answer], n: int, *, logprobs: bool) -> Response:
+async def _whole(request: Request, kind: Kind, begun: Sequence[Choice], n: int, *, logprobs: bool) -> Response:
+    answers = [each.result() for each in begun]
     texts: list[list[str]] = [[] for _ in answers]
     tokens: list[list[TokenLogprob]] = [[] for _ in answers]
-    async with aclosing(merged(answers)) as deltas:
+    async with aclosing(merged(begun)) as deltas:
         async for number, delta in deltas:
             texts[number].append(delta.text)
             tokens[number] += delta.logprobs
@@ -118,16 +119,16 @@ async def _whole(request: Request, kind: Kind, answers: Sequence[Answer], n: int
 
 
 async def _events(
-    request: Request, kind: Kind, answers: Sequence[Answer], n: int, *, logprobs: bool, include_usage: bool
+    request: Request, kind: Kind, choices: Sequence[Choice], n: int, *, logprobs: bool, include_usage: bool
 ) -> AsyncIterator[bytes]:
     """A chunk for each piece of each choice. A failure from here on is an event, since the status is sent."""
     state = request.scope["state"]
     state["outcome"] = ClientClosed.code  # until the stream has reached its end
-    around = envelope(kind, answers[0], streams=True)
+    around = envelope(kind, next(each.result() for each in choices if each.done()), streams=True)
     usage: Json = {"usage": None} if include_usage else {}
     begun: set[int] = set()
     try:
-        async with aclosing(merged(answers)) as deltas:
+        async with aclosing(merged(choices)) as deltas:
             async for number, delta in deltas:
                 if delta.text or delta.finish_reason:
                     choice = {
@@ -138,7 +139,7 @@ async def _events(
                     }
                     begun.add(number)
                     yield event({**around, "choices": [choice], **usage})
-        spent = _noted(request, answers, n)
+        spent = _noted(request, [each.result() for each in choices], n)
         if include_usage:
             yield event({**around, "choices": [], "usage": spent})
         yield DONE
@@ -147,8 +148,7 @@ async def _events(
         state["outcome"] = error.code
         yield event(openai_error(error, request.scope["path"]))
     finally:
-        for answer in answers:
-            await answer.close()
+        await close_choices(choices)
 
 
 def _reason(answer: Answer) -> str:

@@ -1,9 +1,10 @@
-"""Several answers to one request: all are started or none, and their pieces come as they are said."""
+"""Several answers to one request, and their pieces as they are said."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from gateway.access import Principal
@@ -13,22 +14,50 @@ from gateway.triton.contract import Value
 
 SEED_STEP = 0x9E3779B97F4A7C15
 """2**64 over the golden ratio: seeds far from each other, none of them twice."""
+Choice = asyncio.Future[Answer]
+"""Done once it has begun."""
 
 
-async def start_choices(generation: Generation, principal: Principal, asks: Sequence[Ask], n: int) -> list[Answer]:
+async def start_choices(
+    generation: Generation, principal: Principal, asks: Sequence[Ask], n: int, *, whole: bool
+) -> list[Choice]:
     """``n`` answers to each of ``asks``, in order; each prompt is checked once. A choice's seed is that of the request,
-    moved on by its number. Raises what the first one raises, and then none is running."""
-    admitted: list[Admitted] = await _all([generation.admit(principal, ask, n) for ask in asks])
+    moved on by its number. When it returns, all have begun if they are wanted as a ``whole``, else at least one. Raises
+    what any of them raises until then, and then none is running. They are to be closed (:func:`close_choices`)."""
+    if len(asks) * n > 1:
+        generation.require_possible(principal, asks[0], len(asks) * n)
+    admitted = await _admitted([generation.admit(principal, ask, n) for ask in asks])
     starts: list[Coroutine[Any, Any, Answer]] = []
     for each in admitted:
         for number in range(n):
             starts.append(generation.begin(each, number, _changes(each, len(starts))))
+    choices: list[Choice] = []
     try:
-        return await _all(starts)
+        if len(starts) == 1:
+            choices.append(asyncio.get_running_loop().create_future())
+            choices[0].set_result(await starts[0])
+            return choices
+        choices += [asyncio.ensure_future(each) for each in starts]
+        until = asyncio.FIRST_EXCEPTION if whole else asyncio.FIRST_COMPLETED
+        for choice in (await asyncio.wait(choices, return_when=until))[0]:
+            choice.result()
+        return choices
     except BaseException:
+        await close_choices(choices)
         for each in admitted:
             await each.release()
         raise
+
+
+async def close_choices(choices: Sequence[Choice]) -> None:
+    """Cancel what still runs. Safe to call again."""
+    if beginning := [each for each in choices if not each.done()]:
+        for each in beginning:
+            each.cancel()
+        await asyncio.wait(beginning)
+    for each in choices:
+        if not each.cancelled() and each.exception() is None:
+            await each.result().close()
 
 
 def _changes(admitted: Admitted, choice: int) -> dict[str, Value] | None:
@@ -38,7 +67,7 @@ def _changes(admitted: Admitted, choice: int) -> dict[str, Value] | None:
     return {"seed": (seed + choice * SEED_STEP) % 2**64} if isinstance(seed, int) else {}
 
 
-async def _all(works: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+async def _admitted(works: Sequence[Coroutine[Any, Any, Admitted]]) -> list[Admitted]:
     if len(works) == 1:
         return [await works[0]]
     tasks = [asyncio.ensure_future(each) for each in works]
@@ -48,20 +77,18 @@ async def _all(works: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
         for task in tasks:
             task.cancel()
         for done in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(done, Answer):
-                await done.close()
-            elif isinstance(done, Admitted):
+            if isinstance(done, Admitted):
                 await done.release()
         raise
 
 
-async def merged(answers: Sequence[Answer]) -> AsyncGenerator[tuple[int, Delta], None]:
-    """The responses of all of them, each with the number of its answer. Raises what any of them raises."""
-    if len(answers) == 1:
-        async for each in answers[0]:
+async def merged(choices: Sequence[Choice]) -> AsyncGenerator[tuple[int, Delta], None]:
+    """The responses of all of them, each with the number of its choice. Raises what any of them raises."""
+    if len(choices) == 1:
+        async for each in choices[0].result():
             yield 0, each
         return
-    iterators = [aiter(answer) for answer in answers]
+    iterators = [_deltas(choice) for choice in choices]
     waiting = {asyncio.ensure_future(_next(iterator)): number for number, iterator in enumerate(iterators)}
     try:
         while waiting:
@@ -77,6 +104,12 @@ async def merged(answers: Sequence[Answer]) -> AsyncGenerator[tuple[int, Delta],
         await asyncio.gather(*waiting, return_exceptions=True)
         for iterator in iterators:
             await iterator.aclose()
+
+
+async def _deltas(choice: Choice) -> AsyncGenerator[Delta, None]:
+    async with aclosing(aiter(await choice)) as deltas:
+        async for each in deltas:
+            yield each
 
 
 async def _next(iterator: AsyncGenerator[Delta, None]) -> Delta | None:

@@ -17,7 +17,7 @@ from gateway.triton import ModelInfo, TritonClient
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": OpenAIErrorBody} for status in (401, 403, 404, 422, 429, 502, 503, 504)
 }
-_BEARER: dict[str, Any] = {"security": [{"bearer": []}]}
+_CREDENTIALS: dict[str, Any] = {"security": [{"bearer": []}, {"api_key": []}]}
 
 
 class Model(BaseModel):
@@ -42,7 +42,7 @@ def model_routes(triton: TritonClient) -> APIRouter:
     """Both routes, behind :class:`gateway.edge.middleware.Authentication`."""
     router = APIRouter(tags=["openai"])
 
-    @router.get("/v1/models", response_model=Models, responses=_ERRORS, openapi_extra=_BEARER)
+    @router.get("/v1/models", response_model=Models, responses=_ERRORS, openapi_extra=_CREDENTIALS)
     async def models(request: Request) -> Response:
         """The models that can be asked."""
         principal = request.scope["state"]["principal"]
@@ -58,7 +58,7 @@ def model_routes(triton: TritonClient) -> APIRouter:
                 raise info
         return json_response({"object": "list", "data": found})
 
-    @router.get("/v1/models/{model}", response_model=Model, responses=_ERRORS, openapi_extra=_BEARER)
+    @router.get("/v1/models/{model}", response_model=Model, responses=_ERRORS, openapi_extra=_CREDENTIALS)
     async def model(request: Request, model: str) -> Response:
         """One of them."""
         request.scope["state"]["principal"].require(MODELS_READ, model)

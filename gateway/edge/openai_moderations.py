@@ -14,7 +14,6 @@ from gateway.edge.openai import ERRORS
 from gateway.edge.openai_schemas import ModerationBody
 from gateway.edge.plain import Endpoint, json_response, read_body, takes
 from gateway.edge.schemas import PolicyFindings
-from gateway.errors import QuotaExceeded
 from gateway.policy.engine import InputDecision, PolicyEngine
 from gateway.policy.verdict import Context
 from gateway.traffic.quotas import Quotas
@@ -46,7 +45,7 @@ def moderation_endpoints(policy: PolicyEngine, quotas: Quotas, limits: Limits) -
 
     async def moderations(request: Request) -> Response:
         """What the policy says about texts."""
-        body = await read_body(request, ModerationBody, limits.timeout_seconds)
+        body = await read_body(request, ModerationBody)
         state = request.scope["state"]
         principal = state["principal"]
         if not principal.may(MODERATE):
@@ -64,11 +63,7 @@ def moderation_endpoints(policy: PolicyEngine, quotas: Quotas, limits: Limits) -
 
 async def _counted(quotas: Quotas, principal: Principal, headers: dict[str, str]) -> None:
     """One request of the tenant's, and no tokens. Raises :class:`gateway.errors.QuotaExceeded`."""
-    try:
-        lease = await quotas.admit(principal.tenant, principal.tenant_class, 0)
-    except QuotaExceeded as error:
-        headers.update(error.headers)
-        raise
+    lease = await quotas.admit(principal.tenant, principal.tenant_class, 0)
     await lease.settle(0)
     headers.update(lease.headers)
 

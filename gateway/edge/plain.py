@@ -10,20 +10,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-import anyio
 import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.edge.asking import unless_client_leaves
 from gateway.edge.problems import from_validation, response_of
-from gateway.errors import ClientClosed, GatewayError, RequestTimeout
+from gateway.errors import ClientClosed, GatewayError
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Body = TypeVar("Body", bound=BaseModel)
@@ -53,17 +52,11 @@ class PlainRoutes:
         await response(scope, receive, send)
 
 
-async def read_body(request: Request, model: type[Body], seconds: float) -> Body:
-    """The body as ``model``, which must be here within ``seconds``. Raises :class:`gateway.errors.GatewayError`."""
+async def read_body(request: Request, model: type[Body]) -> Body:
+    """The body as ``model``; it is here (:class:`gateway.edge.middleware.Arrival`). Raises
+    :class:`gateway.errors.GatewayError`."""
     try:
-        with anyio.fail_after(seconds):
-            content = await request.body()
-    except TimeoutError:
-        raise RequestTimeout from None
-    except ClientDisconnect:
-        raise ClientClosed from None
-    try:
-        return model.model_validate_json(content)
+        return model.model_validate_json(await request.body())
     except ValidationError as error:
         raise from_validation(error.errors(include_url=False, include_input=False)) from None
 

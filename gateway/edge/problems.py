@@ -21,6 +21,7 @@ from gateway.errors import (
     MethodNotAllowed,
     NotFound,
     PromptRejected,
+    QuotaExceeded,
     Unauthenticated,
 )
 
@@ -40,6 +41,8 @@ def response_of(error: GatewayError, request: Request) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="tidegate"'
+    if isinstance(error, QuotaExceeded):  # of the limit that refused, and not of what was given back meanwhile
+        request.scope["state"]["headers"].update(error.headers)
     request.scope["state"]["outcome"] = error.code
     if request.scope["path"].startswith(OPENAI):
         return JSONResponse(openai_error(error, request.scope["path"]), status_of(error), headers)

@@ -175,7 +175,7 @@ class GenerateAnswer(BaseModel):
     model: str
     model_version: str
     text_output: str
-    finish_reason: Literal["stop", "length", "content_filter"]
+    finish_reason: Literal["stop", "length", "content_filter", "quota"]
     usage: Usage
     policy: PolicyReport | None = None
 

@@ -103,7 +103,7 @@ class AnswerRecord:
             reason = OTHER if reason else FAILED if failed else LEFT
         self._spent(last, reason)
         if last is not None:
-            if reason == LEFT:
+            if reason in (LEFT, FAILED):
                 self._series.wasted.inc(last.completion_tokens)
             self._business.ended(self._model, last.model_version, reason)
             self._business.used(self._tenant, self._model, last.prompt_tokens, last.completion_tokens)

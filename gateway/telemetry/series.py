@@ -79,7 +79,7 @@ class Series:
         )
         self.tokens = self._counter("tokens", "Tokens read and generated", "model", "token_type")
         self.wasted_tokens = self._counter(
-            "wasted_tokens", "Tokens generated for a client that left before the end", "model"
+            "wasted_tokens", "Tokens generated for answers that did not reach their end", "model"
         )
         self.answers = self._counter(
             "answers", "Answers that began, by how they ended", "model", "model_version", "finish_reason"

@@ -16,6 +16,9 @@ from gateway.errors import Overloaded, TooManyRequests
 REMEMBERED, WINDOW_SECONDS = 64, 20.0
 LEAST_KNOWN = 8
 """Completions before the rate counts for anything."""
+SLOW_WINDOW_SECONDS = 120.0
+"""So long the latest ones are remembered where there are no more, for answers that take minutes. They count while at
+least as many requests run: of few it cannot be said that they wait for each other."""
 MARGIN = 1.25
 """A rate is an estimate: a newcomer needs this much more time than it says."""
 MOST_SECONDS = 60
@@ -30,10 +33,14 @@ class Admission:
         self.running = 0
         self._completions: deque[float] = deque(maxlen=REMEMBERED)
 
-    def enter(self) -> Place:
-        """Take a place. Raises :class:`TooManyRequests`; then there is none to give back."""
+    def require_room(self) -> None:
+        """Raises :class:`TooManyRequests` while every place is taken."""
         if self.running >= self._most:
             raise TooManyRequests(retry_after_seconds=self._seconds_to_drain(self.running / 2))
+
+    def enter(self) -> Place:
+        """Take a place. Raises :class:`TooManyRequests`; then there is none to give back."""
+        self.require_room()
         if self.running == 0:
             self._completions.clear()  # an idle gap is no rate
         self.running += 1
@@ -55,9 +62,9 @@ class Admission:
     def rate(self) -> float | None:
         """Completions a second, lately; None while too few are known."""
         known, now = self._completions, self._clock()
-        while known and now - known[0] > WINDOW_SECONDS:
+        while known and now - known[0] > (WINDOW_SECONDS if len(known) > LEAST_KNOWN else SLOW_WINDOW_SECONDS):
             known.popleft()
-        if len(known) < LEAST_KNOWN:
+        if len(known) < LEAST_KNOWN or (now - known[0] > WINDOW_SECONDS and self.running < LEAST_KNOWN):
             return None
         return (len(known) - 1) / max(now - known[0], 1e-3)
 

@@ -143,6 +143,29 @@ async def test_unknown_paths_and_methods(served: Served) -> None:
     assert wrong.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize("character", ["%0A", "%0D", "%00", "%7F", "%0A%0A"])
+async def test_no_control_character_leads_around_the_token(served: Served, character: str) -> None:
+    """Every route there is, with one behind it and without a token, is no path: 404, nothing is read or asked."""
+    async with served.client("") as client:
+        for path, methods in (await client.get("/openapi.json")).json()["paths"].items():
+            for method in methods:
+                response = await client.request(method, path.replace("{model}", "x") + character, content=b"{}")
+                assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found"), path
+    assert not served.triton.requests
+
+
+async def test_the_description_knows_the_credentials_and_the_reasons(served: Served) -> None:
+    """A token or an API key wherever one is asked for; `quota` among the reasons why an answer ends."""
+    async with served.client("") as client:
+        description = (await client.get("/openapi.json")).json()
+        for path, operations in description["paths"].items():
+            for method, operation in operations.items():
+                response = await client.request(method, path.replace("{model}", "x"))
+                expected = [{"bearer": []}, {"api_key": []}] if response.status_code == 401 else None
+                assert operation.get("security") == expected, path
+    assert "quota" in description["components"]["schemas"]["GenerateAnswer"]["properties"]["finish_reason"]["enum"]
+
+
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_body_beyond_the_limit_is_413(tmp_path: Path, announced: bool) -> None:
     """Announced by Content-Length or sent in chunks: refused, with the limit in the message."""

@@ -107,6 +107,25 @@ async def test_choices_of_a_stream_are_interleaved(client: AsyncOpenAI) -> None:
     assert order != sorted(order)
 
 
+async def test_no_choice_waits_for_another(served: Served, client: AsyncOpenAI) -> None:
+    """What the first prompt gets is told while the second has got nothing; its time over, the stream ends with that."""
+    stream = await client.completions.create(
+        model="generate", prompt=["a b c", "hang"], stream=True, extra_headers={"X-Request-Timeout-Seconds": "1"}
+    )
+    chunks = []
+
+    async def read() -> None:
+        async for chunk in stream:
+            chunks.append(chunk.choices[0])
+
+    with pytest.raises(openai.APIError) as failed:
+        await read()
+    assert failed.value.code == "deadline_exceeded"
+    assert "".join(each.text for each in chunks) == "a b c"
+    assert (chunks[-1].index, chunks[-1].finish_reason) == (0, "stop")
+    await asyncio.wait_for(served.triton.cancelled.wait(), 2)
+
+
 async def test_the_wire_ends_with_done(served: Served) -> None:
     """Server-sent events as they are on the wire."""
     async with served.client() as client:

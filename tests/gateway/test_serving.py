@@ -169,3 +169,19 @@ async def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
 
         response = await client.post("/generate", content=never())
     assert (response.status_code, response.json()["error"]["code"]) == (408, "request_timeout")
+
+
+async def test_a_body_that_still_comes_at_the_end_is_told_so(tmp_path: Path) -> None:
+    """The grace is over and the request has not arrived: 503 in the one body, and no defect in the log."""
+    async with running(tmp_path, shutdown_grace_seconds=1) as gateway, gateway.client() as client:
+
+        async def never() -> object:
+            yield b"{"
+            gateway.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(5)
+
+        response = await client.post("/generate", content=never())
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "shutting_down")
+        assert response.headers["retry-after"] == "1"
+        assert await asyncio.wait_for(gateway.process.wait(), 10) == 0
+    assert "Exception" not in (tmp_path / "gateway.log").read_text()

@@ -9,11 +9,12 @@ from typing import Any, Protocol, TypeVar
 from gateway.errors import QuotaExceeded
 from gateway.traffic.quotas.account import Reply
 from gateway.traffic.quotas.config import UNLIMITED, Kind, Limits, QuotaFile
-from gateway.traffic.quotas.headers import refusal
+from gateway.traffic.quotas.headers import policy_field, refusal
 from gateway.traffic.quotas.lease import Lease
 from gateway.traffic.quotas.stores import Store
 
 Result = TypeVar("Result")
+AT_ONCE: tuple[Kind, Kind] = ("requests_per_second", "concurrent_streams")
 
 
 class QuotaObserver(Protocol):
@@ -36,6 +37,19 @@ class Quotas:
         self.file = file
         self._store, self._observer = store, observer
         self._running: set[asyncio.Task[Any]] = set()
+
+    def require_possible(self, tenant: str, tenant_class: str, answers: int) -> None:
+        """Refuse a request of so many answers at once as the tenant never has room for; each counts as a request.
+        Raises :class:`gateway.errors.QuotaExceeded` without a time to come again."""
+        limits = self._limits(tenant, tenant_class)
+        for kind, most in zip(AT_ONCE, (limits.requests_per_second, limits.concurrent_streams), strict=True):
+            if most is not None and answers > most:
+                self._observer.quota_refused(kind)
+                raise QuotaExceeded(
+                    f"{kind}: at most {most} answers at once for your tenant; each of n and of several prompts is one, "
+                    "ask for fewer",
+                    headers={"RateLimit-Policy": policy_field(limits)},
+                )
 
     async def admit(
         self, principal_tenant: str, tenant_class: str, estimated_tokens: int, prompt_tokens: int = 0

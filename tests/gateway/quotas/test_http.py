@@ -88,6 +88,24 @@ async def test_every_measured_answer_carries_the_fields(tmp_path: Path) -> None:
         assert "ratelimit" not in (await client.get("/health/live")).headers
 
 
+async def test_what_never_has_room_is_refused_once(tmp_path: Path) -> None:
+    """More answers at once than a limit allows: 429 that names it, no time to come again, nothing counted, whether they
+    come from `n` or from several prompts. One that only has to wait names that limit and no other."""
+    file = quotas(tmp_path, requests_per_second=5, concurrent_streams=3, tokens_per_day=1000)
+    async with serve(tmp_path, quota_file=file) as served, served.client() as client:
+        for asked, limit in (({"n": 4}, "concurrent_streams"), ({"n": 2, "prompt": ["a", "b", "c"]}, "requests_per")):
+            refused = await client.post("/v1/completions", json={"model": "generate", "prompt": "hi", **asked})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+            assert refused.json()["error"]["message"].startswith(limit)
+            assert "retry-after" not in refused.headers
+        body = {"model": "generate", "prompt": "hi", "n": 3}
+        served_fields = fields(await client.post("/v1/completions", json=body))
+        assert served_fields == {"requests_per_second": 2, "concurrent_streams": 3, "tokens_per_day": 1000 - 18}
+        waiting = await client.post("/v1/completions", json=body)
+        assert (waiting.status_code, waiting.headers["retry-after"]) == (429, "1")
+        assert fields(waiting).keys() == {"requests_per_second"}
+
+
 async def test_without_a_file_there_are_no_fields(tmp_path: Path) -> None:
     """No quotas, no headers."""
     async with serve(tmp_path) as served, served.client() as client:
@@ -117,7 +135,28 @@ async def test_a_client_that_leaves_gives_its_place_back(tmp_path: Path, prompt:
         leaving.cancel()
         while (response := await client.post("/generate", json={"text_input": "hi"})).status_code == 429:
             await asyncio.sleep(0.01)
-        assert fields(response)["tokens_per_day"] in (1000 - 6, 1000 - 12)
+        assert fields(response)["tokens_per_day"] in (1000 - 7, 1000 - 12)
+
+
+@pytest.mark.parametrize("max_tokens", [8, 100])
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_whoever_does_not_wait_pays_for_the_prompt(tmp_path: Path, max_tokens: int, leaves: bool) -> None:
+    """Nothing has come when the client leaves or its time is over: the prompt's estimate is charged, whether the answer
+    would have come as one or bit by bit."""
+    file = quotas(tmp_path, tokens_per_day=1000)
+    async with serve(tmp_path, quota_file=file) as served, served.client() as client:
+        body = {"text_input": "hang:" + "x" * 395, "max_tokens": max_tokens, "timeout_seconds": 60 if leaves else 0.3}
+        asking = asyncio.create_task(client.post("/generate", json=body))
+        while not served.triton.requests:
+            await asyncio.sleep(0.01)
+        if leaves:
+            asking.cancel()
+            await asyncio.wait_for(served.triton.cancelled.wait(), 5)
+        else:
+            assert (await asking).status_code == 504
+        while (charged := await metric(client, "tidegate_quota_tokens_total")) == 0:
+            await asyncio.sleep(0.01)
+        assert charged == 100
 
 
 async def test_two_gateways_on_one_redis(tmp_path: Path, own_redis: RedisServer) -> None:

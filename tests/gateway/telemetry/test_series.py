@@ -94,6 +94,15 @@ async def test_a_client_that_leaves_wastes_what_it_was_told(served: Served) -> N
     assert found("requests_in_flight") == 0
 
 
+async def test_an_answer_that_is_cut_short_is_wasted(served: Served) -> None:
+    """Its time was over, or it broke, after the first text: what was said counts."""
+    async with served.client() as client:
+        for body in ({"text_input": "slow", "timeout_seconds": 0.3}, {"text_input": "late-error:x"}):
+            await client.post("/generate", json={**body, "stream": True})
+    found = await scrape(served.url)
+    assert found("wasted_tokens_total", model="generate") == 2
+
+
 async def test_tenants_have_a_bound_and_a_bill(tmp_path: Path) -> None:
     """The first two by name, the rest together; what they cost is by the model's prices, a million tokens."""
     prices = tmp_path / "prices.yaml"
