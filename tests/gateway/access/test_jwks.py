@@ -64,6 +64,34 @@ async def test_a_rotated_key_is_found_and_the_old_one_forgotten() -> None:
             await refused(door, old.removeprefix("Bearer "), "invalid_token")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "token"),
+    [
+        ([jwk("rsa", "RS256", kid=None)], [jwk("rsa-other", "RS256", kid=None)], by("rsa-other", "RS256")),
+        ([jwk("rsa", "RS256", kid=None)], [jwk("rsa-other", "RS256")], by("rsa-other", "RS256")),
+        ([jwk("rsa", "RS256")], [jwk("rsa-other", "RS256")], signed(private_key("rsa-other"), "RS256")),
+        ([jwk("ed25519", "EdDSA", kid=None), jwk("P-256", "ES256")], [jwk("rsa", "RS256")], by("rsa", "RS256")),
+    ],
+)
+async def test_keys_without_a_name_are_rotated_too(
+    before: list[dict[str, Any]], after: list[dict[str, Any]], token: str
+) -> None:
+    """A signature that does not fit, or a kid that only a key of another algorithm could serve, makes the gateway ask;
+    a flood of such tokens is one fetch for each interval, as ever."""
+    async with serving(*before) as server:
+        door = fetching(server)
+        async with door.running():
+            server.keys = after
+            await asyncio.sleep(LEAST)
+            await door.authenticate(f"Bearer {token}")
+            assert server.fetches == 2
+            began = time.monotonic()
+            for number in range(50):
+                bad = signed(private_key("rsa-third"), "RS256", {"kid": "k"} if number % 2 else None, jti=str(number))
+                await refused(door, bad, "invalid_token")
+            assert server.fetches <= 3 + (time.monotonic() - began) / LEAST
+
+
 async def test_kids_that_nobody_knows_do_not_make_it_fetch_more() -> None:
     """A flood of them: one fetch at most for each interval, and whoever has a good token waits for none."""
     async with serving(jwk("rsa", "RS256")) as server:
