@@ -139,7 +139,7 @@ def read_response(response: pb.ModelInferResponse) -> Delta | None:
             logprobs=_logprobs(raw["token_logprobs"]) if "token_logprobs" in raw else (),
         )
     except (KeyError, ValueError, TypeError, struct.error) as error:
-        raise ContractError(f"the model's response is not of this contract: {error!r}") from None
+        raise ContractError(f"the model's response is not of this contract: {type(error).__name__}") from None
 
 
 def _text(raw: bytes) -> str:

@@ -137,3 +137,14 @@ def test_logprobs_arrive_as_they_were_written() -> None:
     assert delta is not None
     assert [vars(each) for each in delta.logprobs] == [vars(each) for each in written]
     assert contract.logprobs_json(delta.logprobs) == texts["token_logprobs"]
+
+
+def test_what_breaks_the_contract_is_not_repeated() -> None:
+    """A model that says what is no text: its words are not in the error, which a client may read."""
+    response = service_pb2.ModelInferResponse()
+    response.outputs.add(name="text_output", datatype="BYTES", shape=[1, 1])
+    response.raw_output_contents.append(struct.pack("<I", 8) + b"canary-\xff")
+    with pytest.raises(contract.ContractError) as error:
+        contract.read_response(response)
+    assert "UnicodeDecodeError" in str(error.value)
+    assert "canary" not in str(error.value)
