@@ -2,7 +2,7 @@
 
 Each is sent by both methods to a gateway before a small Triton with five models. None may end with INTERNAL or UNKNOWN,
 and no text may reach Triton that the policy has not seen; the first that does is shrunk and printed. ``--cases`` is how
-many, 5,000 unless given; each run draws others.
+many, 10,000 unless given; each run draws others.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ async def measure(cases: int) -> dict[str, object]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--cases", type=int, default=5000)
+    parser.add_argument("--cases", type=int, default=10_000)
     harness.save("grpc_fuzz", asyncio.run(measure(parser.parse_args().cases)))
