@@ -227,7 +227,7 @@ def _rated(settings: Settings, telemetry: Telemetry) -> RatedAnswers | None:
         telemetry,
         seconds=settings.feedback_seconds,
         most=settings.feedback_answers,
-        redis_url=settings.redis_url.get_secret_value() if settings.redis_url is not None else None,
+        redis_url=settings.redis_address(),
         directory=settings.feedback_directory,
         workers=settings.workers,
     )

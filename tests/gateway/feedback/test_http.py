@@ -196,9 +196,10 @@ async def test_without_redis_answers_come_and_feedback_says_so(tmp_path: Path) -
 
 
 async def test_replicas_know_each_others_answers(tmp_path: Path, redis: RedisServer) -> None:
-    """Two gateways and one Redis: asked here, rated there, refused here."""
-    name = unique(tmp_path)
-    one, other = serve(tmp_path, redis_url=redis.url), serve(tmp_path, redis_url=redis.url)
+    """Two gateways and one Redis, whose URL one of them has from a file: asked here, rated there, refused here."""
+    name, url = unique(tmp_path), tmp_path / "redis-url"
+    url.write_text(f"{redis.url}\n")
+    one, other = serve(tmp_path, redis_url=redis.url), serve(tmp_path, redis_url_file=url)
     async with one as here, other as there, here.client() as asking, there.client() as rating:
         await answered(asking, name)
         assert await code(rating, request_id=name, score=5) == "ok"
