@@ -42,10 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         return _audit(options.path)
     if options.command == "policy":
         return _policy(options)
-    if options.command in ("revoke", "apikey"):
-        return _access(options)
     try:
-        return _token(options) if options.command == "token" else _serve(options)
+        return COMMANDS[options.command](options)
     except ValidationError as error:
         for each in error.errors(include_input=False, include_url=False):
             name = f"TIDEGATE_{str(each['loc'][0]).upper()}: " if each["loc"] else ""
@@ -83,12 +81,8 @@ def _policy(options: argparse.Namespace) -> int:
         return 2
 
 
-def _access(options: argparse.Namespace) -> int:
-    try:
-        return access_command.run(options, RedisSettings().redis_address())
-    except AccessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def _revoke(options: argparse.Namespace) -> int:
+    return access_command.revoke(options, RedisSettings().redis_address() if options.redis else None)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -142,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--scope", default="generate", help="space-separated")
     token.add_argument("--lifetime-seconds", type=int, default=DAY_SECONDS)
     return parser
+
+
+COMMANDS = {"serve": _serve, "token": _token, "revoke": _revoke, "apikey": access_command.create}
 
 
 if __name__ == "__main__":

@@ -38,19 +38,15 @@ def add_commands(commands: Any) -> None:
     create.add_argument("--file", type=Path, help="append the line here, instead of printing it")
 
 
-def run(options: argparse.Namespace, redis_url: str | None) -> int:
-    """Run a command. Raises :class:`AccessError`."""
-    return _revoke(options, redis_url) if options.command == "revoke" else _create(options)
-
-
-def _revoke(options: argparse.Namespace, redis_url: str | None) -> int:
+def revoke(options: argparse.Namespace, redis_url: str | None) -> int:
+    """``revoke``. Raises :class:`AccessError`."""
     if options.file is None and not options.redis:
         raise AccessError("give --file, --redis or both: where the gateways look")
     if options.redis and redis_url is None:
         raise AccessError("--redis needs TIDEGATE_REDIS_URL")
     if (options.jti, options.subject, options.tenant).count(None) != 2:
         raise AccessError("give exactly one of --jti, --subject and --tenant")
-    until = None if options.hours is None else in_hours(options.hours)
+    until = None if options.hours is None else in_hours(options.hours, "--hours")
     try:
         entry = RevokedLine(jti=options.jti, sub=options.subject, tenant=options.tenant, until=until)
     except ValidationError as error:
@@ -66,7 +62,10 @@ def _revoke(options: argparse.Namespace, redis_url: str | None) -> int:
     return 0
 
 
-def _create(options: argparse.Namespace) -> int:
+def create(options: argparse.Namespace) -> int:
+    """``apikey create``. Raises :class:`AccessError`."""
+    if not options.scope.split():
+        raise AccessError("--scope is empty, and the key would open nothing: name one scope at least, such as generate")
     key, key_id, digest = new_key()
     try:
         line = ApiKeyLine(
@@ -76,7 +75,7 @@ def _create(options: argparse.Namespace) -> int:
             subject=options.subject,
             scopes=options.scope.split(),
             tenant_class=options.tenant_class,
-            expires=in_hours(24 * options.days),
+            expires=in_hours(24 * options.days, "--days"),
         )
     except ValidationError as error:
         raise AccessError(first_problem(error, "apikey")) from None

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from math import inf
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +113,13 @@ def append_line(path: Path, line: str) -> None:
         raise AccessError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def in_hours(hours: float) -> datetime:
-    """So many hours from now, on the second."""
-    return datetime.fromtimestamp(int(time.time() + 3600 * hours), timezone.utc)
+def in_hours(hours: float, option: str) -> datetime:
+    """So many hours from now, on the second. Raises :class:`AccessError` that blames ``option``."""
+    now = datetime.now(timezone.utc)
+    try:
+        end = (now + timedelta(hours=hours)).replace(microsecond=0)
+    except (ValueError, OverflowError):
+        end = now
+    if end <= now:
+        raise AccessError(f"{option} must be a time to come: a number above 0, and no end after the year 9999")
+    return end

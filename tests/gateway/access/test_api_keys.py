@@ -159,5 +159,20 @@ def test_without_a_file_the_line_is_printed(tmp_path: Path, capsys: pytest.Captu
     assert json.loads(entry)["sha256"] == hashlib.sha256(key.encode()).hexdigest()
     assert key not in entry
     authenticator(api_keys_file=stored(tmp_path, entry))
-    assert main(["apikey", "create", "--tenant", "a b", "--subject", "batch"]) == 2
-    assert "tenant" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["--tenant", "a b"], "tenant: "),
+        (["--scope", " "], "--scope is empty"),
+        *(([f"--days={days}"], "--days must be a time to come") for days in ("-1", "0", "nan", "inf", "1e12")),
+    ],
+)
+def test_the_command_makes_no_key_that_opens_nothing(
+    changes: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2, what is wrong, and no key."""
+    assert main(["apikey", "create", "--tenant", "acme", "--subject", "batch", *changes]) == 2
+    out, err = capsys.readouterr()
+    assert (out, says in err) == ("", True)

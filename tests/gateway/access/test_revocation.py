@@ -148,6 +148,10 @@ async def test_the_command_appends(tmp_path: Path) -> None:
         (["--file", "revoked.jsonl", "--jti", "1", "--tenant", "a"], "exactly one of --jti, --subject and --tenant"),
         (["--file", "/nowhere/revoked.jsonl", "--jti", "1"], "/nowhere/revoked.jsonl cannot be written"),
         (["--subject", "ann", "--redis"], "TIDEGATE_REDIS_URL"),
+        *(
+            (["--file", "revoked.jsonl", "--jti", "1", f"--hours={hours}"], "--hours must be a time to come")
+            for hours in ("nan", "inf", "-1", "0", "1e-9", "1e12", "1e300")
+        ),
     ],
 )
 def test_a_command_that_does_nothing_says_so(
@@ -158,6 +162,18 @@ def test_a_command_that_does_nothing_says_so(
     assert main(["revoke", *arguments]) == 2
     assert says in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_command_names_the_setting_that_it_cannot_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line; and one that needs no Redis does not look at it."""
+    monkeypatch.setenv("TIDEGATE_REDIS_URL_FILE", str(tmp_path / "absent"))
+    assert main(["revoke", "--jti", "1", "--redis"]) == 2
+    reason = "TIDEGATE_REDIS_URL_FILE cannot be read: No such file or directory"
+    assert capsys.readouterr().err == f"error: {reason}\n"
+    assert main(["revoke", "--jti", "1", "--file", str(tmp_path / "revoked.jsonl")]) == 0
+    assert main(["apikey", "create", "--tenant", "acme", "--subject", "batch"]) == 0
 
 
 class RedisServer:
