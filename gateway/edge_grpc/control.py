@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +76,7 @@ class Control:
             raw = await call.message(requests, deadline)
             if method.names is not None:
                 principal.require(method.scope, parsed(method.names, raw).name or None)
-            seconds = max(deadline - call.accepted, 0.001)
-            return await self._forwarder.unary(method.name, raw, seconds, told=method.scope == ADMIN)
+            return await self._forwarder.unary(method.name, raw, _left(deadline), told=method.scope == ADMIN)
         finally:
             self._running -= 1
             if method.name in LOADING:
@@ -92,10 +92,11 @@ class Control:
 
     async def model_ready(self, call: Call, requests: AsyncIterator[bytes]) -> bytes:
         """Triton has the model ready, people can be let in, and this gateway is not about to stop."""
-        raw = await call.message(requests, min(call.ends, call.accepted + READ_SECONDS))
+        deadline = min(call.ends, call.accepted + READ_SECONDS)
+        raw = await call.message(requests, deadline)
         try:
             if self._parts.readiness.closed() is None:
-                return await self._forwarder.unary("ModelReady", raw, READ_SECONDS)
+                return await self._forwarder.unary("ModelReady", raw, _left(deadline))
         except GatewayError:
             pass  # whatever the reason, it is not ready
         return bytes(pb.ModelReadyResponse(ready=False).SerializeToString())
@@ -109,3 +110,8 @@ class Control:
 
     async def _ready(self) -> bool:
         return await self._parts.readiness.missing() is None
+
+
+def _left(deadline: float) -> float:
+    """What a client's slow message has left of the time, in seconds; never nothing, which would be no limit."""
+    return max(deadline - time.monotonic(), 0.001)

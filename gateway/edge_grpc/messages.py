@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
-from gateway.errors import GatewayError, InvalidRequest, UpstreamError
+from gateway.errors import GatewayError, InvalidField, InvalidRequest, UpstreamError
 from gateway.triton.translate import first_line, from_text
 
 Message = TypeVar("Message")
@@ -47,13 +47,15 @@ def require_sound(request: pb.ModelInferRequest) -> None:
 
 
 def own_timeout(request: pb.ModelInferRequest) -> float | None:
-    """The request's own ``timeout`` parameter in seconds (it is in microseconds, as Triton's); None if there is
-    none."""
+    """The request's own ``timeout`` parameter in seconds (it is in microseconds, as Triton's); None if there is none,
+    or 0. Raises :class:`InvalidField` for one that would be ignored."""
     if "timeout" not in request.parameters:
         return None
     parameter = request.parameters["timeout"]
-    micros = parameter.int64_param or parameter.uint64_param
-    return micros / 1e6 if micros > 0 else None
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind not in ("int64_param", "uint64_param") or getattr(parameter, kind) < 0:
+        raise InvalidField("timeout: microseconds as a whole number, int64_param or uint64_param", field="timeout")
+    return (getattr(parameter, kind) / 1e6) or None
 
 
 def refusal(message: pb.ModelStreamInferResponse, *, told: bool) -> GatewayError:

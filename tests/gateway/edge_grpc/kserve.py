@@ -38,7 +38,14 @@ class KServeTriton(FakeTriton):
         super().__init__()
         self.asked: list[Any] = []
         self.controlled: list[str] = []
+        self.remaining: list[float] = []
+        """Seconds that a question about the server, or whether a model is ready, still had when it came."""
         self.open_streams = 0
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        """Whether the model is loaded."""
+        self.remaining.append(context.time_remaining())
+        return await super().ModelReady(request, context)
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         """Of each model."""
@@ -115,6 +122,7 @@ class KServeTriton(FakeTriton):
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         """Who this is."""
+        self.remaining.append(context.time_remaining())
         return pb.ServerMetadataResponse(name="fake", version="2")
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name

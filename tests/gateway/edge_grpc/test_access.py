@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,19 @@ async def test_a_token_that_expires_does_not_outlive_itself_on_an_open_stream(do
             await call.write(infer("numbers", 1.0, id="b"))
             message = (await call.read()).error_message
         assert message.startswith("token_expired: ")
+
+
+@pytest.mark.parametrize("method", ["ServerMetadata", "ModelReady"])
+async def test_a_slow_message_takes_its_time_from_the_call(door: Kserved, method: str) -> None:
+    """Triton is asked for what is left of the 5 seconds of such a call, and not for 5 more."""
+    async with grpc.aio.insecure_channel(door.address) as channel:
+        path = f"/inference.GRPCInferenceService/{method}"
+        call = channel.stream_unary(path)(metadata=bearer("models:read"))
+        await asyncio.sleep(0.5)
+        await call.write(b"")
+        await call.done_writing()
+        await call
+    assert door.triton.remaining[-1] <= 4.6
 
 
 @pytest.mark.parametrize("where", ["inputs", "outputs", "parameters"])

@@ -131,6 +131,19 @@ async def test_a_client_that_leaves_is_cancelled_in_triton(door: Kserved, model:
     assert 'tidegate_requests_total{outcome="client_closed",route="grpc:ModelStreamInfer"} 1.0' in metrics
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"), [("string_param", "1"), ("int64_param", -1), ("double_param", 1.5), (None, 0)]
+)
+async def test_a_timeout_that_would_be_ignored_is_refused(door: Kserved, kind: str | None, value: Any) -> None:
+    """Naming the parameter; 0 is none, as for Triton."""
+    request = infer("numbers", 1.0, timeout=0)
+    assert not (await door.talk(request))[-1].error_message
+    request.parameters["timeout"].Clear()
+    if kind is not None:
+        setattr(request.parameters["timeout"], kind, value)
+    assert (await door.talk(request))[-1].error_message.startswith("invalid_field: timeout: ")
+
+
 @pytest.mark.parametrize("model", ["generate", "letters", "numbers"])
 async def test_a_request_has_its_time(tmp_path: Path, model: str) -> None:
     """The gateway's own limit, the request's `timeout` and the call's deadline: the shortest counts, and Triton is
