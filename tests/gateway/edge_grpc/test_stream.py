@@ -235,7 +235,7 @@ async def test_open_streams_are_bounded(tmp_path: Path) -> None:
         await first.write(infer("numbers", 1.0))
         await first.read()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await door.talk(infer("numbers", 1.0))
+            await stub.ModelStreamInfer(metadata=bearer()).read()
         assert dict(caught.value.trailing_metadata() or ())["tidegate-code"] == "too_many_requests"
         await first.done_writing()
         assert await first.read() is grpc.aio.EOF
@@ -250,7 +250,7 @@ async def test_one_tenant_has_half_of_the_streams(tmp_path: Path) -> None:
             await each.write(infer("numbers", 1.0))
             await each.read()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await door.talk(infer("numbers", 1.0))
+            await stub.ModelStreamInfer(metadata=bearer()).read()
         assert dict(caught.value.trailing_metadata() or ())["tidegate-code"] == "too_many_requests"
         other = (("authorization", f"Bearer {good_token(tenant='bolt')}"),)
         assert len(await door.talk(infer("numbers", 1.0), metadata=other)) == 1
