@@ -189,6 +189,7 @@ def _grpc_limits(settings: Settings) -> GrpcLimits:
         max_timeout_seconds=settings.max_request_timeout_seconds,
         requests_per_stream=settings.grpc_requests_per_stream,
         streams=settings.grpc_max_streams,
+        connections=settings.max_connections,
     )
 
 

@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     grpc_max_message_bytes: int = Field(
         64 << 20, ge=1, description="largest message of a model that is not text; for text max_body_bytes counts"
     )
-    grpc_max_streams: int = Field(1024, ge=1, description="ModelStreamInfer streams open at once, idle ones too")
+    grpc_max_streams: int = Field(
+        1024, ge=1, description="ModelStreamInfer streams of one worker, idle ones too; half for one tenant"
+    )
     grpc_requests_per_stream: int = Field(16, ge=1, description="requests of one stream that are answered at once")
     grpc_text_tensors: dict[str, list[str]] = Field(
         {},
@@ -144,9 +146,9 @@ class Settings(BaseSettings):
     body_timeout_seconds: float = Field(
         30.0, gt=0, description="time for its body to arrive, if the request's own is not shorter"
     )
-    max_connections: int = Field(4096, ge=1, description="HTTP connections of one worker")
+    max_connections: int = Field(4096, ge=1, description="connections of one worker, for each door")
     max_tokens: int = Field(4096, ge=1, description="largest max_tokens a request may ask for")
-    max_concurrent_requests: int = Field(128, ge=1, description="requests in flight; beyond them 429")
+    max_concurrent_requests: int = Field(128, ge=1, description="requests in flight in one worker; beyond them 429")
     request_timeout_seconds: float = Field(
         120.0, gt=0, description="a request's time, from acceptance to last byte, unless it says otherwise"
     )

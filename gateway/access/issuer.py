@@ -23,9 +23,9 @@ class Keys(Protocol):
     def known(self) -> bool:
         """Whether there are any yet."""
 
-    async def find(self, kid: str | None, algorithm: str) -> Key | None:
-        """The one key for such a token, if there is one. Suspends only to fetch; raises IdentityUnavailable if no key
-        could ever be fetched."""
+    async def find(self, kid: str | None, algorithm: str, unfit: Key | None = None) -> Key | None:
+        """The one key for such a token, if there is one; ``unfit`` has been found before, and is not it. Suspends only
+        to fetch; raises IdentityUnavailable if no key could ever be fetched."""
 
 
 class FixedKeys:
@@ -36,9 +36,9 @@ class FixedKeys:
     def __init__(self, keys: KeySet) -> None:
         self._keys = keys
 
-    async def find(self, kid: str | None, algorithm: str) -> Key | None:
+    async def find(self, kid: str | None, algorithm: str, unfit: Key | None = None) -> Key | None:
         """The one key for such a token, if there is one."""
-        return self._keys.find(kid, algorithm)
+        return self._keys.find(kid, algorithm) if unfit is None else None
 
 
 class Issuer:
@@ -58,13 +58,22 @@ class Issuer:
             raise Unauthenticated
         if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KID):
             raise Unauthenticated
-        key = await self.keys.find(kid, algorithm)
-        if key is None:
-            raise Unauthenticated
-        principal = principal_of(self._claims(token, key), self.part)
+        principal = principal_of(await self._signed(token, kid, algorithm), self.part)
         return principal, principal.expires_at + self.part.leeway_seconds
 
+    async def _signed(self, token: str, kid: str | None, algorithm: str) -> dict[str, Any]:
+        """The claims, checked with the one key for them. One that was found without a ``kid`` may have been rotated."""
+        key = await self.keys.find(kid, algorithm)
+        while key is not None:
+            try:
+                return self._claims(token, key)
+            except jwt.InvalidSignatureError:
+                named = kid is not None and kid == key.kid
+                key = None if named else await self.keys.find(kid, algorithm, unfit=key)
+        raise Unauthenticated
+
     def _claims(self, token: str, key: Key) -> dict[str, Any]:
+        """Raises jwt's InvalidSignatureError where another key might do."""
         try:
             return jwt.decode(
                 token,
@@ -75,6 +84,8 @@ class Issuer:
                 leeway=self.part.leeway_seconds,
                 options={"require": self._required},
             )
+        except jwt.InvalidSignatureError:
+            raise
         except jwt.ExpiredSignatureError:
             raise TokenExpired from None
         except jwt.ImmatureSignatureError:

@@ -1,4 +1,5 @@
-"""Keys from a URL: fetched at the start and every so often, and when a token names a ``kid`` that is not known.
+"""Keys from a URL: fetched at the start and every so often, and when a token names a ``kid`` that is not known, or is
+not signed with the key that was found for it without one.
 
 However many such tokens come, the set is not fetched more often than every ``jwks_least_seconds``; those who ask
 meanwhile share the fetch that runs, up to :data:`MAX_WAITING` of them, and the others are answered from what is known.
@@ -54,13 +55,14 @@ class FetchedKeys:
         """Whether they were ever fetched."""
         return self._keys is not None
 
-    async def find(self, kid: str | None, algorithm: str) -> Key | None:
+    async def find(self, kid: str | None, algorithm: str, unfit: Key | None = None) -> Key | None:
         """The one key for such a token, fetched if need be. Raises :class:`IdentityUnavailable` if none ever was."""
-        if self._keys is None or not self._keys.knows(kid):
+        if self._keys is None or unfit is not None or not self._keys.knows(kid, algorithm):
             await self.refresh()
         if self._keys is None:
             raise IdentityUnavailable
-        return self._keys.find(kid, algorithm)
+        found = self._keys.find(kid, algorithm)
+        return None if found is not None and unfit is not None and found.digest == unfit.digest else found
 
     async def refresh(self) -> None:
         """Fetch, unless that was tried a moment ago. Never raises for what is at the other end."""

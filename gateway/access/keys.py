@@ -50,9 +50,9 @@ class KeySet:
         self._kids = {key.kid for key in keys}
         self.digests = frozenset((key.kid, key.algorithm, key.digest) for key in keys)
 
-    def knows(self, kid: str | None) -> bool:
-        """Whether a token with this ``kid`` has a key here, of whatever algorithm."""
-        return kid is None or kid in self._kids or None in self._kids
+    def knows(self, kid: str | None, algorithm: str) -> bool:
+        """Whether a token with this ``kid`` has a key here, of whatever algorithm, or one that serves any ``kid``."""
+        return kid is None or kid in self._kids or (None, algorithm) in self._keys
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:
         """The one key that may check such a token. Without a ``kid`` it must be the only one for the algorithm."""

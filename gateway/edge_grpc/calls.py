@@ -43,6 +43,7 @@ class Limits:
     max_timeout_seconds: float
     requests_per_stream: int
     streams: int
+    connections: int
 
     def deadline(self, call: Call, accepted: float, asked_seconds: float | None = None) -> float:
         """When a request's time is over, in monotonic seconds: by the call's deadline and by what the request itself

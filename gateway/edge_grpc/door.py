@@ -7,19 +7,21 @@ which is the same on the wire: so who calls is known before a byte of the messag
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import grpc
 
+from gateway.access import Principal
 from gateway.edge_grpc import unary
 from gateway.edge_grpc.calls import Call, Record
 from gateway.edge_grpc.control import HEALTH_SERVICE, PASSED_ON, Control
 from gateway.edge_grpc.intake import Intake
 from gateway.edge_grpc.parts import Parts
 from gateway.edge_grpc.stream import Conversation
-from gateway.errors import GatewayError, InternalError, MethodNotAllowed, ShuttingDown, TooManyRequests
+from gateway.errors import GatewayError, InternalError, MethodNotAllowed, ShuttingDown, TooManyRequests, Unauthenticated
 from gateway.triton.forward import SERVICE
 
 Messages = AsyncIterator[bytes]
@@ -28,6 +30,8 @@ INFER, STREAM = "grpc:ModelInfer", "grpc:ModelStreamInfer"
 """Those that ask a model, as metrics name them."""
 METADATA_BYTES = 16 << 10
 STREAMS_PER_CONNECTION = 1024
+WATCH_SECONDS = 60.0
+"""Between two looks at whether who opened a stream would still be let in."""
 LAST_SECONDS = 0.5
 """Between cutting what runs and ending whoever has still not got an answer."""
 
@@ -38,7 +42,8 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     def __init__(self, parts: Parts, intake: Intake, control: Control, *, shared: bool) -> None:
         """``shared``: other processes answer on the same port."""
         self._intake, self._telemetry, self._limits = intake, parts.telemetry, parts.limits
-        self._conversations: set[Conversation] = set()
+        self._conversations: dict[Conversation, str] = {}
+        """And their tenants."""
         self._stopping: asyncio.Task[None] | None = None
         self._methods = self._table(control)
         self._unknown = grpc.stream_unary_rpc_method_handler(self._refuse_unknown)
@@ -48,6 +53,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             ("grpc.max_metadata_size", METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", METADATA_BYTES),
             ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+            ("grpc.max_allowed_incoming_connections", self._limits.connections),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -142,28 +148,46 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     async def _stream(self, messages: Messages, context: Any) -> None:
         call, route = Call(context), STREAM
         try:
-            conversation = await self._admitted(call, route)
-            self._conversations.add(conversation)
+            principal = await self._admitted(call, route)
+            conversation = Conversation(self._intake, call, route)
+            self._conversations[conversation] = principal.tenant
             self._telemetry.grpc_streams.inc()
+            watch = asyncio.create_task(self._watch(call, principal.expires_at, conversation))
             try:
                 await conversation.hold(messages)
             finally:
-                self._conversations.discard(conversation)
+                watch.cancel()
+                del self._conversations[conversation]
                 self._telemetry.grpc_streams.dec()
         except GatewayError as error:
             await call.refuse(error)
         call.answer_id()
 
-    async def _admitted(self, call: Call, route: str) -> Conversation:
-        """A new stream. A refusal is counted as a request's, since no request will be."""
+    async def _admitted(self, call: Call, route: str) -> Principal:
+        """Who opens a new stream. A refusal is counted as a request's, since no request will be."""
         try:
-            await self._intake.principal(call)
+            principal = await self._intake.principal(call)
             if len(self._conversations) >= self._limits.streams:
                 raise TooManyRequests("too many streams are open; close one, or retry after a moment")
+            held = sum(tenant == principal.tenant for tenant in self._conversations.values())
+            if held >= max(self._limits.streams // 2, 1):
+                raise TooManyRequests("the tenant has half of all streams open; close one, or retry after a moment")
         except GatewayError as error:
             Record(self._telemetry, None, route, call, call.request_id).note(error.code)
             raise
-        return Conversation(self._intake, call, route)
+        return principal
+
+    async def _watch(self, call: Call, expires_at: float, conversation: Conversation) -> None:
+        """Who would not be let in any more can ask for nothing more, so the stream does not keep its place."""
+        while True:
+            await asyncio.sleep(min(max(expires_at - time.time(), 1.0), WATCH_SECONDS))
+            try:
+                await self._intake.principal(call)
+            except Unauthenticated as error:
+                conversation.leave(error)
+                return
+            except GatewayError:
+                pass  # nobody can tell now
 
     async def _refuse_unknown(self, messages: Messages, context: Any) -> None:
         await Call(context).refuse(MethodNotAllowed("this door does not serve this method"))

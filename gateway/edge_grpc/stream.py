@@ -32,6 +32,7 @@ class Conversation:
     def __init__(self, intake: Intake, call: Call, route: str) -> None:
         self._intake, self._call, self._route = intake, call, route
         self._passage = Passage(intake.forwarder, self._write)
+        self._ending: GatewayError = ShuttingDown()
         self._places = asyncio.Semaphore(intake.limits.requests_per_stream)
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,9 +62,9 @@ class Conversation:
             if self._tasks:
                 await asyncio.wait(self._tasks)
 
-    def leave(self) -> None:
-        """This gateway is about to stop: end as soon as nothing is being answered."""
-        self._leaving = True
+    def leave(self, error: GatewayError | None = None) -> None:
+        """End as soon as nothing is being answered: with ``error``, or since this gateway is about to stop."""
+        self._leaving, self._ending = True, error or self._ending
         self._leave_if_idle()
 
     def end(self, error: GatewayError) -> None:
@@ -88,7 +89,7 @@ class Conversation:
 
     def _leave_if_idle(self) -> None:
         if self._leaving and self._reading and not self._tasks:
-            self.end(ShuttingDown())
+            self.end(self._ending)
 
     async def _answer(self, raw: bytes, request_id: str, placed: asyncio.Future[None]) -> None:
         request = pb.ModelInferRequest()

@@ -13,6 +13,9 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2_grpc
 
+from gateway.access import mint
+
+from ..conftest import KEY, good_token
 from .kserve import EMPTY_FINAL, FINAL, Kserved, bearer, infer, kserve, texts_of
 
 
@@ -20,6 +23,12 @@ def said(responses: list[Any], id_: str) -> str:
     """What was said to one request."""
     own = [each.infer_response for each in responses if each.infer_response.id == id_ and each.infer_response.outputs]
     return "".join(texts_of(each.raw_output_contents[0])[0] for each in own)
+
+
+async def listen(call: Any, heard: list[Any]) -> None:
+    """Every response, to the end of the stream."""
+    while (response := await call.read()) is not grpc.aio.EOF:
+        heard.append(response)
 
 
 async def until(condition: Any) -> None:
@@ -237,11 +246,56 @@ async def test_open_streams_are_bounded(tmp_path: Path) -> None:
         await first.write(infer("numbers", 1.0))
         await first.read()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await door.talk(infer("numbers", 1.0))
+            await stub.ModelStreamInfer(metadata=bearer()).read()
         assert dict(caught.value.trailing_metadata() or ())["tidegate-code"] == "too_many_requests"
         await first.done_writing()
         assert await first.read() is grpc.aio.EOF
         assert len(await door.talk(infer("numbers", 1.0))) == 1
+
+
+async def test_one_tenant_has_half_of_the_streams(tmp_path: Path) -> None:
+    """The others get in beside it."""
+    async with kserve(tmp_path, grpc_max_streams=4) as door, door.stub() as stub:
+        held = [stub.ModelStreamInfer(metadata=bearer()) for _ in range(2)]
+        for each in held:
+            await each.write(infer("numbers", 1.0))
+            await each.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ModelStreamInfer(metadata=bearer()).read()
+        assert dict(caught.value.trailing_metadata() or ())["tidegate-code"] == "too_many_requests"
+        other = (("authorization", f"Bearer {good_token(tenant='bolt')}"),)
+        assert len(await door.talk(infer("numbers", 1.0), metadata=other)) == 1
+
+
+async def test_a_stream_does_not_outlive_its_token(door: Kserved) -> None:
+    """Idle, it ends with `token_expired`; what is being answered then is answered first."""
+    claims = {"audience": "tidegate", "issuer": "tidegate", "subject": "ann", "tenant": "acme", "scope": "generate"}
+    for text in ("a", "a" * 2000):
+        token, heard = mint(KEY, lifetime_seconds=-3, **claims), list[Any]()  # good for a second or two of leeway
+        async with door.stub() as stub:
+            call = stub.ModelStreamInfer(metadata=(("authorization", f"Bearer {token}"),))
+            await call.write(infer("letters", text))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await asyncio.wait_for(listen(call, heard), 20)
+        assert said(heard, "") == text
+        assert dict(caught.value.trailing_metadata() or ())["tidegate-code"] == "token_expired"
+
+
+async def test_connections_are_bounded(tmp_path: Path) -> None:
+    """One too many is closed; when another has left, there is room."""
+    async with kserve(tmp_path, max_connections=2) as door, contextlib.AsyncExitStack() as stack:
+        alone = (("grpc.use_local_subchannel_pool", 1),)
+        channels = [grpc.aio.insecure_channel(door.address, options=alone) for _ in range(3)]
+        for each in channels:
+            stack.push_async_callback(each.close)
+        live = [channel.unary_unary("/inference.GRPCInferenceService/ServerLive") for channel in channels]
+        for ask in live[:2]:
+            await ask(b"")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await live[2](b"")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        await channels[0].close()
+        await live[2](b"", wait_for_ready=True, timeout=10)
 
 
 async def test_messages_are_bounded(tmp_path: Path) -> None:
