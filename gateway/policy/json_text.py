@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import regex
 
-from gateway.policy.rules import Mask, Rules, RuleStream
+from gateway.policy.rules import Mask, Rules, RuleStream, with_marks
 
 _HEX = "[0-9a-fA-F]"
 _LOW = rf"\\u[dD][c-fC-F]{_HEX}{{2}}"  # the second half of a character that takes two escapes
@@ -91,6 +91,15 @@ class JsonRuleStream(RuleStream):
             length += 1
         said.append(piece[place:])
         return "".join(said)
+
+    def _cut(self, end: int, *, masked: bool = False) -> str:
+        """As for any text, and in JSON."""
+        if masked or not self._places:
+            return super()._cut(end, masked=masked)
+        held = self._text[: max(end - self._released, 0)]
+        plain = held[with_marks(held, 0) if self._masked else 0 :]
+        text = super()._cut(end)
+        return text[: len(text) - len(plain)] + self._as_written(plain)
 
     def _as_written(self, text: str) -> str:
         """``text``, which ends where what has left ends, in JSON."""

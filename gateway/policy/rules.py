@@ -307,11 +307,7 @@ class RuleStream:
             marks = with_marks(text, 0)
             self._masked = marks == len(text)
             mask = self._rules.mask
-            return ("" if mask.label is not None else mask.character * marks) + self._as_written(text[marks:])
-        return self._as_written(text)
-
-    def _as_written(self, text: str) -> str:
-        """``text``, which ends where what has left ends, as it leaves."""
+            return ("" if mask.label is not None else mask.character * marks) + text[marks:]
         return text
 
 
