@@ -133,7 +133,8 @@ class _Nobody:
 
 
 def _report(listed: Listed, texts: tuple[str, ...], most: float, allow: Matcher | None) -> None:
-    scores = lint.score(listed.lines, listed.part.folds.folds(), listed.part.match == "word", texts, allow)
+    part = listed.part
+    scores = lint.score(listed.lines, part.folds.folds(), part.match == "word", texts, allow, pinyin=part.pinyin)
     over = sum(each.rate > most for each in scores)
     print(
         f"{listed.part.name}: {len(listed.lines)} entries, {len(scores)} hit any of {len(texts)} ordinary texts, ",
