@@ -297,7 +297,7 @@ class DeadlineExceeded(GatewayError):
     """The request's time is over."""
 
     http_status, grpc_status, code = 504, "DEADLINE_EXCEEDED", "deadline_exceeded"
-    default_message = "the answer took longer than the request's time; ask for fewer tokens or retry"
+    default_message = "the request's time (X-Request-Timeout-Seconds) is over; ask for fewer tokens or more time"
 
 
 def failures_of_ours() -> set[str]:

@@ -10,12 +10,21 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import uuid
 from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.edge.problems import error_body
-from gateway.errors import DeadlineExceeded, GatewayError, HeadersTooLarge, RequestTimeout, TooManyConnections
+from gateway.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    HeadersTooLarge,
+    InvalidRequest,
+    RequestTimeout,
+    TooManyConnections,
+)
+from gateway.telemetry import LOGGER
 
 LAST_SECONDS = 1.0
 """For who reads again just before the deadline: a stream's last event then says what happened."""
@@ -30,7 +39,7 @@ class BoundedProtocol(HttpToolsProtocol):
     header_seconds: ClassVar[float]
     most_connections: ClassVar[int]
 
-    _in_head = True
+    _in_head, _ended = True, False
     _head_bytes = 0
     _timer: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
@@ -47,9 +56,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Bytes; those of a head are counted."""
         if self.transport.is_closing():
             return
+        self._ended = False
         super().data_received(data)
         if self._in_head:
-            self._head_bytes += len(data)
+            if not self._ended:  # else most of these bytes may be another request's
+                self._head_bytes += len(data)
             if self._head_bytes > self.most_header_bytes:
                 self._refuse(HeadersTooLarge(f"the headers are larger than {self.most_header_bytes} bytes; send fewer"))
             elif self._timer is None:
@@ -65,6 +76,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is here."""
+        self._ended = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """It is no HTTP."""
+        self._refuse(InvalidRequest("this is not an HTTP/1.1 request"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
@@ -107,12 +127,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(RequestTimeout(f"the headers took longer than {self.header_seconds:g} seconds; send them again"))
 
     def _refuse(self, error: GatewayError) -> None:
-        if not self.transport.is_closing():
-            body = json.dumps(error_body(error, "")).encode()
-            head = f"HTTP/1.1 {error.http_status} {error.code}\r\ncontent-type: application/json\r\n"
-            head += f"content-length: {len(body)}\r\nconnection: close\r\nretry-after: 1\r\n\r\n"
-            self.transport.write(head.encode() + body)
-            self.transport.close()
+        if self.transport.is_closing():
+            return
+        request_id = uuid.uuid4().hex
+        body = json.dumps(error_body(error, request_id)).encode()
+        head = f"HTTP/1.1 {error.http_status} {error.code}\r\ncontent-type: application/json\r\n"
+        if error.retry_after_seconds is not None:
+            head += f"retry-after: {error.retry_after_seconds}\r\n"
+        head += f"x-request-id: {request_id}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+        fields = {"request_id": request_id, "route": "other", "status": error.http_status, "outcome": error.code}
+        LOGGER.info("request", extra={"fields": fields})
 
 
 def bounded(header_bytes: int, seconds: float, connections: int) -> type[BoundedProtocol]:

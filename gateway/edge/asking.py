@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import re
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,6 +15,7 @@ from gateway.errors import ClientClosed, InvalidField
 
 Result = TypeVar("Result")
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
+SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,12 @@ class Limits:
 
 
 def _in_header(headers: list[tuple[bytes, bytes]]) -> float | None:
-    for name, value in headers:
-        if name == TIMEOUT_HEADER:
-            with contextlib.suppress(ValueError):
-                if 0 < (seconds := float(value)) < float("inf"):
-                    return seconds
-            raise InvalidField("X-Request-Timeout-Seconds must be a number above 0", field="X-Request-Timeout-Seconds")
-    return None
+    values = [value for name, value in headers if name == TIMEOUT_HEADER]
+    if not values:
+        return None
+    if len(values) == 1 and SECONDS.fullmatch(values[0]) and (seconds := float(values[0])):
+        return seconds
+    raise InvalidField("X-Request-Timeout-Seconds must be one number above 0", field="X-Request-Timeout-Seconds")
 
 
 async def unless_client_leaves(request: Request, work: Awaitable[Result]) -> Result:

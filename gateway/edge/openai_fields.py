@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -33,7 +34,7 @@ class Only:
             raise ValueError(f"is not supported here: {self.instead}")
 
 
-NO_TOOLS = "tools are not; describe them in a message and ask for JSON with response_format"
+NO_TOOLS = "describe them in a message and ask for JSON with response_format"
 
 
 def known_role(value: Any) -> Any:
@@ -125,9 +126,11 @@ def as_json(schema: dict[str, Any]) -> str:
     field = "response_format.json_schema.schema"
     try:
         text = orjson.dumps(schema)
-    except orjson.JSONEncodeError:
+        if b"null" in text:
+            json.dumps(schema, allow_nan=False)  # orjson writes null for what is no number
+    except ValueError:  # orjson's is one
         raise InvalidField(
-            f"{field}: has numbers beyond 64 bits or too many levels; simplify it", field=field
+            f"{field}: has numbers beyond 64 bits, or none at all, or too many levels; simplify it", field=field
         ) from None
     if len(text) > MAX_SCHEMA_BYTES:
         raise InvalidField(f"{field}: at most {MAX_SCHEMA_BYTES} bytes as JSON; make it smaller", field=field)

@@ -141,9 +141,9 @@ class ChatBody(_Body):
     @model_validator(mode="after")
     def _agrees(self) -> ChatBody:
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs: true")
+            raise ValueError("top_logprobs: needs logprobs to be true")
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
-            raise ValueError("max_tokens and max_completion_tokens are the same field; give one of them")
+            raise ValueError("max_completion_tokens: is the same field as max_tokens; give one of them")
         return self
 
     def prompts(self) -> list[Prompt]:
@@ -206,7 +206,7 @@ class CompletionBody(_Body):
     @model_validator(mode="after")
     def _few(self) -> CompletionBody:
         if len(self.prompt) * (self.n or 1) > MOST_CHOICES:
-            raise ValueError(f"n times the number of prompts is at most {MOST_CHOICES}; send several requests")
+            raise ValueError(f"n: times the number of prompts it is at most {MOST_CHOICES}; send several requests")
         return self
 
     def prompts(self) -> list[Prompt]:

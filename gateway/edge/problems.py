@@ -25,6 +25,10 @@ from gateway.errors import (
     Unauthenticated,
 )
 
+OWN_KEYS = ("metadata", "logit_bias")
+"""Fields whose keys are what the client sends."""
+MOST_CHARACTERS = 100
+
 
 def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
     """The body, as :class:`gateway.edge.schemas.ErrorBody`."""
@@ -86,13 +90,40 @@ def _from_http_exception(error: StarletteHTTPException) -> GatewayError:
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> GatewayError:
     """The first of pydantic's ``errors``. Its message names the limit and never the value that was sent."""
-    first = errors[0]
-    path = [str(part) for part in first["loc"]]
+    first = _telling(errors)
     if first["type"] == "json_invalid":
         return InvalidJson(f"the body is not JSON: {(first.get('ctx') or {}).get('error', 'malformed')}")
-    if not path and first["type"] in ("missing", "model_attributes_type", "model_type", "dict_type"):
+    if not first["loc"] and first["type"] in ("missing", "model_attributes_type", "model_type", "dict_type"):
         return InvalidField("the body must be a JSON object; /docs shows its fields")
-    reason = "is not a field of this request" if first["type"] == "extra_forbidden" else first["msg"]
-    # A union's branches stand in the path too ("stop", "constrained-str"); the field is what the client knows.
-    field = ".".join(part for part in path if part.isdigit() or part.isidentifier()) or None
-    return InvalidField(f"{field or 'body'}: {reason.removeprefix('Value error, ')}", field=field)
+    field, reason = _field(first["loc"]), _reason(first)
+    name, colon, _ = reason.partition(": ")
+    if field is None and colon and name.isidentifier():  # what is said of several fields begins with one of them
+        return InvalidField(reason, field=name)
+    return InvalidField(f"{field or 'body'}: {reason}", field=field)
+
+
+def _telling(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first; of one about a text or a list, the one about what was sent."""
+    about = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
+    return next((each for each in about if each["type"] not in ("string_type", "list_type")), errors[0])
+
+
+def _field(place: Sequence[str | int]) -> str | None:
+    """The field as the client knows it: without a union's branches ("stop", "constrained-str"), and without keys that
+    are the client's own."""
+    path = [str(part) for part in place]
+    if path[:1] == ["response_format"]:
+        del path[1:2]
+    if path and path[0] in OWN_KEYS:
+        del path[1:]
+    return ".".join(part for part in path if part.isdigit() or part.isidentifier())[:MOST_CHARACTERS] or None
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "is not a field of this request"
+    if error["type"] == "union_tag_invalid":
+        return f"its type must be one of {error['ctx']['expected_tags']}"
+    if error["type"] == "union_tag_not_found":
+        return "must be an object with a type"
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -111,8 +111,8 @@ class Call:
 
 @dataclass
 class Record:
-    """One request: its place among those in flight (if ``admission`` is given), its metrics and its log line. A context
-    manager; how the block ends is the outcome, unless ``outcome`` was set."""
+    """One request: its place among those in flight (if ``admission`` is given and it takes one), its metrics and its
+    log line. A context manager; how the block ends is the outcome, unless ``outcome`` was set."""
 
     telemetry: Telemetry
     admission: Admission | None
@@ -127,15 +127,14 @@ class Record:
     place: Place | None = None
 
     def __enter__(self) -> Record:
-        """Raises :class:`gateway.errors.TooManyRequests`; that is counted too."""
-        if self.admission is not None:
-            try:
-                self.place = self.admission.enter()
-            except GatewayError as error:
-                self.note(error.code)
-                raise
-            self.telemetry.in_flight.inc()
+        """Nothing to do yet."""
         return self
+
+    def take_place(self) -> None:
+        """The request is here. Raises :class:`gateway.errors.TooManyRequests`."""
+        if self.admission is not None:
+            self.place = self.admission.enter()
+            self.telemetry.in_flight.inc()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

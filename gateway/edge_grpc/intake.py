@@ -30,7 +30,7 @@ class Intake:
         self._parts, self._describer = parts, describer
 
     def record(self, route: str, call: Call, request_id: str) -> Record:
-        """A place among those in flight, to be entered."""
+        """Of a request that may take a place among those in flight."""
         record = Record(self._parts.telemetry, self._parts.admission, route, call, request_id)
         tracer = self._parts.tracer
         if tracer is not None:

@@ -97,6 +97,7 @@ class Conversation:
         late: asyncio.TimerHandle | None = None
         try:
             with record:
+                record.take_place()
                 request = parsed(pb.ModelInferRequest, raw)
                 if HARMLESS_ID.fullmatch(request.id):
                     record.request_id = request.id

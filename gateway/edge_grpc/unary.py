@@ -23,6 +23,7 @@ async def infer(intake: Intake, call: Call, record: Record, messages: AsyncItera
     """The response, on the wire. Raises :class:`gateway.errors.GatewayError`."""
     await intake.principal(call)  # before a byte of the message is read
     raw = await intake.message(call, messages)
+    record.take_place()
     one = await intake.admit(call, record, parsed(pb.ModelInferRequest, raw), raw)
     if one.kind is Kind.GENERATES:
         return await _generated(intake, call, one)

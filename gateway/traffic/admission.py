@@ -36,7 +36,8 @@ class Admission:
     def require_room(self) -> None:
         """Raises :class:`TooManyRequests` while every place is taken."""
         if self.running >= self._most:
-            raise TooManyRequests(retry_after_seconds=self._seconds_to_drain(self.running / 2))
+            message = f"{self._most} requests run at once already, as many as may; retry after a moment"
+            raise TooManyRequests(message, retry_after_seconds=self._seconds_to_drain(self.running / 2))
 
     def enter(self) -> Place:
         """Take a place. Raises :class:`TooManyRequests`; then there is none to give back."""

@@ -149,7 +149,7 @@ async def test_slow_bodies_hold_up_nobody(tmp_path: Path, setting: str) -> None:
             writer.close()
 
 
-@pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf"])
+@pytest.mark.parametrize("value", ["soon", "-1", "0", "0.0", "nan", "inf", "1_0", "1,2"])
 async def test_a_deadline_that_is_no_number_is_422(served: Served, value: str) -> None:
     """The header is named."""
     async with served.client() as client:

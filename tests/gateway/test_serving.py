@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
-from .conftest import KEY, free_port
+from .conftest import KEY, free_port, good_token, serve
 from .processes import Running, running
 
 
@@ -130,6 +131,43 @@ async def test_the_head_of_a_request_is_bounded(tmp_path: Path) -> None:
         assert (await raw(gateway, b"")).startswith(b"HTTP/1.1 408")
         whole = await raw(gateway, start + b"connection: close\r\n\r\n")
         assert whole.startswith(b"HTTP/1.1 200")
+
+
+async def test_what_is_no_request_gets_the_one_body(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A head too large and a line that is no HTTP: an id that the log knows too, and no time to come again."""
+    async with serve(tmp_path, max_header_bytes=1024) as served:
+        large = b"GET / HTTP/1.1\r\na: " + b"b" * 2000
+        for sent, code in ((b"nonsense\r\n\r\n", "invalid_request"), (large, "headers_too_large")):
+            with caplog.at_level("INFO", logger="tidegate"):
+                head, _, body = (await sent_raw(served.url, sent)).partition(b"\r\n\r\n")
+            error = json.loads(body)["error"]
+            assert error["code"] == code
+            assert f"x-request-id: {error['request_id']}".encode() in head
+            assert b"retry-after" not in head
+            assert caplog.records[-1].fields["request_id"] == error["request_id"]
+
+
+async def test_the_next_head_is_not_what_was_before_it(tmp_path: Path) -> None:
+    """The end of a large body and the beginning of the next request in one segment: both are answered."""
+    async with serve(tmp_path, max_header_bytes=1024) as served:
+        body = json.dumps({"text_input": "a " * 5000}).encode()
+        first = f"POST /generate HTTP/1.1\r\nauthorization: Bearer {good_token()}\r\n"
+        first += f"content-length: {len(body)}\r\n\r\n"
+        start, rest = b"GET /health/live HTTP/1.1\r\nho", b"st: x\r\nconnection: close\r\n\r\n"
+        answers = await sent_raw(served.url, first.encode(), body + start, rest)
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+
+
+async def sent_raw(url: str, *segments: bytes) -> bytes:
+    """What comes back when these are sent, each when the one before has arrived."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
+    for each in segments:
+        writer.write(each)
+        await writer.drain()
+        await asyncio.sleep(0.1)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer
 
 
 async def test_only_the_head_is_bounded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import anyio
 import grpc
 import pytest
+from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from gateway.access import mint
@@ -330,6 +332,22 @@ async def test_a_message_that_never_comes_is_not_waited_for(tmp_path: Path) -> N
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
         assert dict(caught.value.trailing_metadata() or ())["tidegate-code"] == "request_timeout"
+
+
+async def test_a_slow_message_holds_up_nobody(tmp_path: Path) -> None:
+    """A call takes its place when its message is here."""
+    async with (
+        kserve(tmp_path, max_concurrent_requests=1) as door,
+        door.stub() as stub,
+        grpc.aio.insecure_channel(door.address) as channel,
+    ):
+        call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")(metadata=bearer())
+        await call.wait_for_connection()
+        await asyncio.sleep(0.1)
+        await stub.ModelInfer(infer("numbers", 1.0), metadata=bearer())
+        await call.write(infer("numbers", 2.0).SerializeToString())
+        await call.done_writing()
+        assert struct.unpack("<f", pb.ModelInferResponse.FromString(await call).raw_output_contents[0]) == (4.0,)
 
 
 async def test_calls_are_counted_and_logged(door: Kserved, caplog: pytest.LogCaptureFixture) -> None:

@@ -42,7 +42,7 @@ async def test_answers_are_counted_by_version_and_by_how_they_ended(served: Serv
     assert found("model_info", **labels, precision="int8", accuracy_gate="passed") == 1
     assert found("tokens_total", model="generate", token_type="input") == 10
     assert found("tokens_total", model="generate", token_type="output") == 3
-    assert found("wasted_tokens_total", model="generate") == 0
+    assert found("wasted_tokens_total", model="generate") == 1
 
 
 async def test_failures_of_ours_are_series_before_the_first_one(tmp_path: Path) -> None:
