@@ -6,16 +6,13 @@ the first response is there, so that a refusal can still be a status.
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 from gateway.access import GENERATE, Principal
+from gateway.answer import Answer, Ask, Prompt, Values, Verdicts, guarded
 from gateway.errors import (
-    DeadlineExceeded,
-    GatewayError,
     InvalidRequest,
     ModelNotFound,
     PromptRejected,
@@ -25,66 +22,18 @@ from gateway.errors import (
 from gateway.feedback import RatedAnswers
 from gateway.logprobs import LogprobGate
 from gateway.policy.engine import InputDecision, PolicyEngine
-from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
 from gateway.telemetry import Telemetry
 from gateway.telemetry.answers import AnswerRecord
 from gateway.template import render, without_special_tokens
-from gateway.tracing import Operation, RequestTrace, pieces, stage
+from gateway.tracing import Operation, stage
 from gateway.traffic.admission import Admission, Place
 from gateway.traffic.quotas import Lease, Quotas
-from gateway.triton import Delta, ModelInfo, TritonClient
+from gateway.triton import ModelInfo, TritonClient
 from gateway.triton.contract import LATER, Value
 
-Values = dict[str, Value]
-CONTENT_FILTER = "content_filter"
-QUOTA = "quota"
 COMES_AS_ONE_TOKENS = 32
 """An answer of no more, for a client that waits for the whole, is one response of Triton: much cheaper to relay."""
-BYTES_A_TOKEN, TOKENS_A_MESSAGE = 4, 4
-"""For an estimate of the prompt; the model's own count settles it."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is asked: a text, or a conversation (``messages`` of role and content) for the chat template."""
-
-    text: str | None = None
-    messages: tuple[dict[str, str], ...] = ()
-
-    def written(self) -> list[str]:
-        """Every text that a user wrote."""
-        return [self.text] if self.text is not None else [message["content"] for message in self.messages]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One accepted request. ``model`` is a name in Triton; ``parameters`` go to it by tensor name. ``accepted`` and
-    ``deadline`` are in monotonic seconds: whatever the request waits for is paid out of that one budget."""
-
-    request_id: str
-    model: str
-    prompt: Prompt
-    parameters: dict[str, Value]
-    deadline: float
-    accepted: float = field(default_factory=time.monotonic)
-    include_policy: bool = False
-    headers: dict[str, str] = field(default_factory=dict)
-    """What the answer, or the refusal, is to say of the tenant's quota; for whoever sends it."""
-    trace: RequestTrace | None = None
-
-    def tokens(self) -> tuple[int, int]:
-        """An estimate of the prompt's, and the most that prompt and answer may come to."""
-        written = sum(len(text.encode("utf-8", "surrogatepass")) for text in self.prompt.written())
-        prompt = written // BYTES_A_TOKEN + TOKENS_A_MESSAGE * len(self.prompt.messages)
-        return prompt, prompt + int(cast("int", self.parameters["max_tokens"]))
-
-    def seconds_left(self) -> float:
-        """Of the budget. Raises :class:`DeadlineExceeded` when there is none."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded
-        return left
 
 
 class Generation:
@@ -186,7 +135,7 @@ class Generation:
         guard = self._policy.output(replace(admitted.context, direction="output"), json="json_schema" in values)
         gate = LogprobGate(guard) if "logprobs" in values else None
         verdicts = Verdicts(policy, admitted.decision, guard) if ask.include_policy else None
-        text = _guarded(deltas, guard, lease, gate, ask.trace)
+        text = guarded(deltas, guard, lease, gate, ask.trace)
         answer = Answer(ask, lease, record, text, policy_version=policy, verdicts=verdicts, place=place)
         await answer.wait_for_first()
         return answer
@@ -277,19 +226,6 @@ class Admitted:
         await _released(self.ask, self.leases)
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """What the policy found, for a client that asks."""
-
-    version: str
-    input: InputDecision
-    output: OutputGuard
-
-    def report(self) -> dict[str, Any]:
-        """The field ``policy`` of an answer."""
-        return {"version": self.version, "input": self.input.report(), "output": self.output.report()}
-
-
 async def _released(ask: Ask, leases: Sequence[Lease]) -> None:
     for lease in leases:
         await lease.settle()
@@ -313,116 +249,3 @@ def _rendered(prompt: Prompt, info: ModelInfo) -> dict[str, Value]:
         return {"text_input": prompt.text, "add_special_tokens": True}
     text = render(info.chat_template, list(prompt.messages), info.bos_token, info.eos_token)
     return {"text_input": text, "add_special_tokens": False}
-
-
-async def _guarded(
-    deltas: AsyncIterator[Delta],
-    guard: OutputGuard,
-    lease: Lease,
-    gate: LogprobGate | None,
-    trace: RequestTrace | None,
-) -> AsyncGenerator[Delta, None]:
-    """The answer as it may leave. A blocked one ends with ``content_filter``, one that has used up its quota with
-    ``quota``, and the model is stopped."""
-    judging = pieces(trace, "policy.output")
-    try:
-        async for delta in deltas:
-            reason = delta.finish_reason
-            if not lease.take(delta.prompt_tokens + delta.completion_tokens) and not reason:
-                reason = QUOTA
-            with judging:
-                text = await guard.feed(delta.text, last=bool(reason))
-            logprobs = gate.passed(delta, text) if gate is not None else ()
-            if guard.blocked:
-                yield replace(delta, text=text, finish_reason=CONTENT_FILTER, logprobs=logprobs)
-                return
-            yield replace(delta, text=text, finish_reason=reason, logprobs=logprobs)
-            if reason == QUOTA:
-                return
-    finally:
-        guard.close()
-        judging.end(guard.action)
-        if isinstance(deltas, AsyncGenerator):
-            await deltas.aclose()
-
-
-class Answer:
-    """A running answer. Iterate it to its end, or close it: either frees everything in Triton."""
-
-    def __init__(
-        self,
-        ask: Ask,
-        lease: Lease,
-        record: AnswerRecord,
-        deltas: AsyncIterator[Delta],
-        *,
-        policy_version: str,
-        verdicts: Verdicts | None = None,
-        place: Place | None = None,
-    ) -> None:
-        self._ask, self._lease = ask, lease
-        self.model, self.request_id, self.verdicts = ask.model, ask.request_id, verdicts
-        self.policy_version, self._place = policy_version, place
-        self._record, self._deltas = record, deltas
-        self._failed = False
-        self._unheard: int | None = None
-        """What to charge when nothing has come."""
-        self._first: Delta | None = None
-        self.version = ""
-        self.last: Delta | None = None
-
-    async def wait_for_first(self) -> None:
-        """Wait until Triton has answered something. Raises what it refused with."""
-        try:
-            self._first = await anext(self._deltas)
-        except BaseException as error:
-            self._failed = isinstance(error, GatewayError)
-            if not self._failed or isinstance(error, DeadlineExceeded):  # the model read the prompt, and nobody waited
-                self._unheard = self._ask.tokens()[0]
-            await self.close()
-            raise
-        self.last = self._first
-        self.version = self._first.model_version
-        self._record.responded()
-
-    async def __aiter__(self) -> AsyncGenerator[Delta, None]:
-        """The responses, the first one included."""
-        assert self._first is not None, "wait_for_first() comes before"  # noqa: S101 - a contract of this module
-        try:
-            async for delta in self._with_first(self._first):
-                self.last = delta
-                if delta.text:
-                    self._record.sent()
-                yield delta
-        except GatewayError:
-            self._failed = True
-            raise
-        finally:
-            await self.close()
-
-    async def _with_first(self, first: Delta) -> AsyncIterator[Delta]:
-        yield first
-        if not first.finish_reason:
-            async for delta in self._deltas:
-                yield delta
-
-    async def close(self) -> None:
-        """Cancel what still runs, settle the quota and count what was spent. Safe to call again."""
-        try:
-            await self._stop_deltas()
-        finally:
-            await self._lease.settle(self._unheard)
-            self._ask.headers.update(self._lease.headers)
-        self._record.ended(self.last, failed=self._failed)
-        if self._place is not None:
-            self._place.leave(served=self.last is not None and bool(self.last.finish_reason))
-
-    async def stop(self) -> None:
-        """Cancel what still runs; quota and place stay, for the request to be asked again."""
-        await self._stop_deltas()
-        self._record.taken_back(self.last)
-
-    async def _stop_deltas(self) -> None:
-        if isinstance(self._deltas, AsyncGenerator):
-            with contextlib.suppress(RuntimeError):  # "already running": its own task is closing it
-                await self._deltas.aclose()

@@ -7,12 +7,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
+from gateway.answer import Answer, Ask
 from gateway.edge.asking import Limits, unless_client_leaves
 from gateway.edge.plain import Endpoint, EventStream, event, json_response, read_body, takes
 from gateway.edge.problems import error_body
 from gateway.edge.schemas import ErrorBody, GenerateAnswer, GenerateBody
 from gateway.errors import ClientClosed, GatewayError
-from gateway.generation import Answer, Ask, Generation
+from gateway.generation import Generation
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 422, 429, 502, 503, 504)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
+from gateway.answer import Answer, Ask
 from gateway.edge.asking import Limits, unless_client_leaves
 from gateway.edge.openai_answers import Chat, ChatAnswer, Json, Kind, Text, TextAnswer, ending, envelope, usage_of
 from gateway.edge.openai_choices import Choice, close_choices, merged, start_choices
@@ -15,7 +16,7 @@ from gateway.edge.openai_problems import OpenAIErrorBody, openai_error
 from gateway.edge.openai_schemas import ChatBody, CompletionBody
 from gateway.edge.plain import Endpoint, EventStream, event, json_response, read_body, takes
 from gateway.errors import ClientClosed, GatewayError
-from gateway.generation import Answer, Ask, Generation
+from gateway.generation import Generation
 from gateway.triton import TokenLogprob
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

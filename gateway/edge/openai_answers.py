@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
-from gateway.generation import Answer
+from gateway.answer import Answer
 from gateway.triton import TokenLogprob
 
 Json = dict[str, Any]

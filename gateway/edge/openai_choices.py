@@ -8,7 +8,8 @@ from contextlib import aclosing
 from typing import Any
 
 from gateway.access import Principal
-from gateway.generation import Admitted, Answer, Ask, Generation
+from gateway.answer import Answer, Ask
+from gateway.generation import Admitted, Generation
 from gateway.triton import Delta
 from gateway.triton.contract import Value
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from gateway.answer import Prompt
 from gateway.edge.openai_fields import (
     CONTENT,
     NO_TOOLS,
@@ -27,7 +28,6 @@ from gateway.edge.openai_fields import (
     known_role,
 )
 from gateway.edge.schemas import MAX_STOPS, Stop
-from gateway.generation import Prompt
 from gateway.triton.contract import Value
 
 MOST_CHOICES = 16

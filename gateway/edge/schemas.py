@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from gateway.generation import Prompt
+from gateway.answer import Prompt
 from gateway.triton.contract import Value
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256

@@ -9,11 +9,11 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
+from gateway.answer import Ask, Prompt
 from gateway.edge_grpc.calls import Limits
 from gateway.edge_grpc.messages import FINAL
 from gateway.edge_grpc.texts import elements, packed
 from gateway.errors import InvalidField
-from gateway.generation import Ask, Prompt
 from gateway.tracing import RequestTrace
 from gateway.triton import Delta, TokenLogprob
 from gateway.triton.contract import INPUTS, OUTPUTS, Value, logprobs_json

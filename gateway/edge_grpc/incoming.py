@@ -10,11 +10,11 @@ from functools import cached_property
 from tritonclient.grpc import service_pb2 as pb
 
 from gateway.access import Principal
+from gateway.answer import BYTES_A_TOKEN, Answer, Ask
 from gateway.edge_grpc.asking import Answers, ask_of
 from gateway.edge_grpc.calls import Limits, Record
 from gateway.edge_grpc.messages import EMPTY_FINAL
 from gateway.errors import DeadlineExceeded
-from gateway.generation import BYTES_A_TOKEN, Answer, Ask
 from gateway.policy.verdict import Context
 from gateway.triton import Delta, Description
 

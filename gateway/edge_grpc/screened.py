@@ -14,11 +14,11 @@ from dataclasses import replace
 
 from tritonclient.grpc import service_pb2 as pb
 
+from gateway.answer import BYTES_A_TOKEN, CONTENT_FILTER, QUOTA
 from gateway.edge_grpc.incoming import Incoming
 from gateway.edge_grpc.messages import EMPTY_FINAL, FINAL, FINISH, parsed, refusal
 from gateway.edge_grpc.texts import LENGTH_BYTES, MOST_TEXTS, RequestTexts, elements, packed
 from gateway.errors import PromptRejected, UpstreamError
-from gateway.generation import BYTES_A_TOKEN, CONTENT_FILTER, QUOTA
 from gateway.policy.engine import PolicyEngine
 from gateway.policy.output import OutputGuard
 from gateway.policy.verdict import Context
