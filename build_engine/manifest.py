@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def facts_of(staged: Path, clock: Clock) -> dict[str, Any]:
         "toolchain": toolchain(),
         "build_seconds": dict(clock.seconds),
         "peak_memory_bytes": peak_memory_bytes(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

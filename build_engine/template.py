@@ -7,7 +7,7 @@ rendered as it will be served; the two halves never import each other, and a tes
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
@@ -40,7 +40,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda pattern: datetime.now(timezone.utc).strftime(pattern)
+    environment.globals["strftime_now"] = lambda pattern: datetime.now(UTC).strftime(pattern)
     return environment
 
 

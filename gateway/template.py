@@ -10,7 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
@@ -64,7 +64,7 @@ def _compiled(template: str) -> jinja2.Template:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda pattern: datetime.now(timezone.utc).strftime(pattern)
+    environment.globals["strftime_now"] = lambda pattern: datetime.now(UTC).strftime(pattern)
     return environment.from_string(template)
 
 

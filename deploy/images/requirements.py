@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
-
 import tomllib
+from pathlib import Path
 
 OWN = re.compile(r"tidegate\[([a-z, -]+)\]")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
 from typing import Annotated
@@ -94,7 +94,7 @@ def append(path: Path, entry: RevokedLine) -> None:
     """Add a line, as one write that is on disk when this returns. Raises :class:`AccessError`."""
     given = entry.model_dump(exclude_none=True, exclude={"until"})
     if entry.until is not None:
-        given["until"] = datetime.fromtimestamp(entry.until.timestamp(), timezone.utc).isoformat(timespec="seconds")
+        given["until"] = datetime.fromtimestamp(entry.until.timestamp(), UTC).isoformat(timespec="seconds")
     append_line(path, json.dumps(given, ensure_ascii=False))
 
 
@@ -115,7 +115,7 @@ def append_line(path: Path, line: str) -> None:
 
 def in_hours(hours: float, option: str) -> datetime:
     """So many hours from now, on the second. Raises :class:`AccessError` that blames ``option``."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     try:
         end = (now + timedelta(hours=hours)).replace(microsecond=0)
     except (ValueError, OverflowError):

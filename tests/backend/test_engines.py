@@ -52,7 +52,6 @@ KINDS = ["openvino f32", "openvino u8", "slots fp32", "slots fp16", *(f"{target}
 def opened_from(folder: Path, kind: str, *, cache_tokens: int = 1024, max_sequences: int = 8) -> Engine:
     """A slot always has the whole context: 128 tokens asked for are one slot."""
     if not kind.startswith("openvino"):
-        pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
         max_sequences = min(max_sequences, cache_tokens // 128)
         cache_tokens = max_sequences * 512
     return open_engine(folder, threads=2, cache_tokens=cache_tokens, step_tokens=256, max_sequences=max_sequences)
@@ -294,8 +293,6 @@ def test_an_unusable_version_is_an_engine_error(
     folders: dict[str, Path], tmp_path: Path, kind: str, damage: str
 ) -> None:
     """A version that cannot be loaded says why, with the file's name, instead of failing in its first step."""
-    if kind.startswith("slots"):
-        pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
     folder = tmp_path / "version"
     shutil.copytree(folders[kind], folder)
     facts = json.loads((folder / "engine/engine.json").read_text())

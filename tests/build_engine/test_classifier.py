@@ -13,9 +13,6 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime", reason="ONNX Runtime has no wheel for this Python")
-
 from build_engine.classifier_pipeline import build_classifier
 from build_engine.classifier_proof import open_session
 from build_engine.classifier_recipe import ClassifierRecipe
@@ -215,7 +212,6 @@ def test_texts_that_are_none(recipe: Any, tmp_path: Path, use: str, content: str
 def test_a_tensorrt_engine_is_really_built(recipe: Any, tmp_path: Path, precision: str) -> None:
     """Without a GPU, from the graph that was judged: counted after parsing, one profile for every batch and length, and
     everything that a GPU host needs beside it. Here, without a driver, it says why it cannot run."""
-    pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
     texts = {
         use: write_texts(tmp_path / f"{use}.jsonl", 150, seed) for seed, use in enumerate(("calibration", "held_out"))
     }
@@ -244,7 +240,6 @@ def test_a_tensorrt_engine_is_really_built(recipe: Any, tmp_path: Path, precisio
 
 def test_a_plan_that_lost_something_is_not_built(recipe: Any, tmp_path: Path) -> None:
     """The parsed network is held to the graph's attentions, Q/DQ and names."""
-    pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
     from build_engine import tensorrt_build
     from build_engine.tensorrt_api import Settings
 

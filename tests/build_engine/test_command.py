@@ -94,8 +94,6 @@ def test_a_flag_of_another_task_is_refused_by_name(
     arguments: list[str], capsys: pytest.CaptureFixture[str], task: str, flag: str
 ) -> None:
     """Nothing that was asked for is left out in silence, whatever its value."""
-    if task == "text-classification":
-        pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
     assert main([*arguments, "--quiet", "--task", task, *flag.split()]) == 3
     assert (
         capsys.readouterr().err == f"error: {flag.split(maxsplit=1)[0]} means nothing to --task {task}; leave it out\n"
@@ -108,7 +106,6 @@ def test_calibration_text_that_nothing_is_fitted_to_is_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str], task: str, precision: str
 ) -> None:
     """Only int8 has something to fit."""
-    pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
     asked = ["--task", task, "--target", "onnxruntime", "--precision", precision]
     asked += ["--calibration", "c", "--held-out", "h"]
     assert main([*arguments, *asked]) == 3
@@ -117,7 +114,6 @@ def test_calibration_text_that_nothing_is_fitted_to_is_refused(
 
 def test_a_cache_that_no_host_has_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Before an hour of work, with how much it is."""
-    pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
     asked = ["--target", "onnxruntime", "--precision", "fp32", "--slots", "100000000"]
     assert main([*arguments, *asked]) == 3
     assert "--slots: 100000000 of 256 tokens take 6.6 TB in fp16" in capsys.readouterr().err

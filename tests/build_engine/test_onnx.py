@@ -46,7 +46,6 @@ FOLLOWS = [RNG.integers(0, 264, 6) for _ in PROMPTS]
 
 def found(version: Path) -> list[Float32]:
     """Logits behind three ragged prompts, the long ones in two chunks, and behind each of the tokens that follow."""
-    pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
     engine = open_engine(version, threads=1, cache_tokens=512, step_tokens=256, max_sequences=4)
     ids = [engine.open(128) or 0 for _ in PROMPTS]
     engine.step([Row(i, prompt[:33], sample=False) for i, prompt in zip(ids, PROMPTS, strict=True) if prompt.size > 33])

@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-
-pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
-
 import onnx
+import pytest
 
 from build_engine import calibrate
 from build_engine.backend.engine import Row

@@ -21,14 +21,11 @@ from build_engine.errors import AccuracyError, EngineBuildError, RecipeError
 from build_engine.manifest import input_hash
 from build_engine.pipeline import open_source
 from build_engine.recipe import Recipe
+from build_engine.tensorrt_api import Settings, configure, host_of, keep_timings, new_log, refuse_log, timing_cache_file
+from build_engine.tensorrt_build import build_plan
 
 from .checkpoints import Shape, weights, write_directory, write_safetensors, write_text
 from .conftest import Builder
-
-pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
-
-from build_engine.tensorrt_api import Settings, configure, host_of, keep_timings, new_log, refuse_log, timing_cache_file
-from build_engine.tensorrt_build import build_plan
 
 SHAPE = Shape(tied=True, head_dim=16)
 QWEN2 = Shape(architecture="Qwen2ForCausalLM", theta=1e6)
@@ -91,7 +88,6 @@ def test_an_engine_is_built_and_says_what_it_is_for(
 
 def test_a_plan_is_only_verified_where_it_has_run(graph: Path, tmp_path: Path) -> None:
     """Against its own graph on the CPU: one that says something else is refused, one that cannot run is not claimed."""
-    pytest.importorskip("onnxruntime", reason="onnxruntime 1.31 needs Python 3.11")
     from build_engine.gpu_check import verified
 
     facts = {"layers": 2, "kv_heads": 2, "head_dim": SHAPE.head_dim, "vocab_size": SHAPE.vocab, "context_length": 128}

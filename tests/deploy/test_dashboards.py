@@ -6,15 +6,11 @@ import asyncio
 import json
 import math
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-if sys.version_info < (3, 11):
-    pytest.skip("the builder library of the dashboards needs Python 3.11", allow_module_level=True)
 
 from benchmarks.drawn import doubled
 from benchmarks.everyday.people import live

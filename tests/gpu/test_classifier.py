@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("onnxruntime", reason="ONNX Runtime has no wheel for this Python")
+pytest.importorskip("onnxruntime")
 
 from build_engine.classifier_pipeline import build_classifier
 from build_engine.classifier_recipe import ClassifierRecipe

@@ -9,8 +9,6 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-pytest.importorskip("onnxruntime", reason="ONNX Runtime has no wheel for this Python")
-
 from build_engine.classifier_proof import open_session
 from build_engine.emit_encoder import EncoderPlan, emit
 from build_engine.encoder import encoder_config

@@ -141,7 +141,7 @@ class RedisStore:
             answer = await self._script(
                 keys=[key], args=[action, holder.lease, want, number, self._lifetime, *bounds, self.now]
             )
-        except (RedisError, OSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, RedisError, OSError) as error:
             if not self._away_until:
                 LOGGER.error("quotas: Redis is away", extra={"fields": {"reason": type(error).__name__}})
                 self._observer.quota_degraded(True)

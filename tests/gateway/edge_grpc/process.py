@@ -110,7 +110,7 @@ class Authority:
         return certificate.public_bytes(serialization.Encoding.PEM), private
 
     def _signed(self, name: str, key: ec.EllipticCurvePrivateKey, *, authority: bool, days: int) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -110,7 +110,7 @@ async def test_tensor_requests_count_as_requests(tmp_path: Path) -> None:
 async def test_an_api_key_opens_the_door(tmp_path: Path) -> None:
     """As `x-api-key` or as a bearer token; two credentials are none."""
     key, key_id, digest = new_key()
-    expires = datetime.now(timezone.utc) + timedelta(days=1)
+    expires = datetime.now(UTC) + timedelta(days=1)
     fields = {"id": key_id, "sha256": digest, "tenant": "acme", "subject": "ann", "scopes": ["generate:numbers"]}
     file = tmp_path / "keys.jsonl"
     file.write_text(written(ApiKeyLine(**fields, expires=expires)) + "\n", encoding="utf-8")  # type: ignore[arg-type]
