@@ -152,11 +152,12 @@ async def replay(stack: Stack, load: Load) -> list[Request]:
 def summary(outcome: Outcome, load: Load, objective: float) -> dict[str, Any]:
     """What counts: the objective in every window, and what it cost."""
     windows = [outcome.ttft(start, start + WINDOW_SECONDS) for start in range(0, int(load.seconds), WINDOW_SECONDS)]
-    late = sum(each > objective for each in outcome.ttft())
+    late, late_for_alert = (sum(each > most for each in outcome.ttft()) for most in (objective, OBJECTIVE_SECONDS))
     worst = max(harness.percentile(each, 0.99) for each in windows)
     return {
         "requests": len(outcome.requests),
         "late_share": late / len(outcome.requests),
+        "late_for_alert_share": late_for_alert / len(outcome.requests),
         "p99_seconds": harness.percentile(outcome.ttft(), 0.99),
         "worst_window_p99_seconds": worst,
         "held": worst <= objective,
@@ -202,14 +203,14 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join(f"{1000 * each:.0f} ms" for each in replayed[name].values()) + " |")
     lines += [
         "",
-        "| load | scaled by | worst p99 of 5 minutes | later than the objective | holds | pod-hours | most pods |",
-        "|---|---|---|---|---|---|---|",
+        "| load | scaled by | worst p99 of 5 minutes | later than the objective | than the alert's 200 ms | holds | pod-hours | most pods |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for load, outcomes in figures["loads"].items():
         for name, each in outcomes.items():
             lines.append(
                 f"| {load} | {name} | {1000 * each['worst_window_p99_seconds']:.0f} ms | {each['late_share']:.2%} | "
-                f"{'yes' if each['held'] else '**no**'} | {each['pod_hours']:.1f} | {each['most_pods']} |"
+                f"{each['late_for_alert_share']:.2%} | {'yes' if each['held'] else '**no**'} | {each['pod_hours']:.1f} | {each['most_pods']} |"
             )
     lines += ["", *(f"![{name}](images/autoscaling-{name}.png)" for name in figures["loads"])]
     return "\n".join([*lines, END])
