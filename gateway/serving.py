@@ -8,6 +8,7 @@ balances the load looks elsewhere. Then it stops listening and lets what runs en
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -28,6 +29,8 @@ from gateway.workers import Seat, Workers, listen
 
 CUT_BEFORE_SECONDS = 1.0
 """What runs is cut this long before the end, so that its last event still leaves."""
+YOUNG_OBJECTS = 10_000
+"""So many new containers, and not 700, before Python looks for cycles among them: a few requests' worth."""
 
 
 class Server(uvicorn.Server):
@@ -39,6 +42,13 @@ class Server(uvicorn.Server):
         self._asked_at: float | None = None
         self.parent: int | None = None
         """Of a worker: the process that it ends with."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """What is there when serving begins stays: the collector need not go through it again while somebody waits."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second ends at once. Neither is raised again: a drained gateway exits with 0."""
