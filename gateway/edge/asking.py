@@ -45,9 +45,9 @@ class Limits:
     def deadline(self, request: Request, in_body: float | None = None) -> float:
         """When the request's time is over, in monotonic seconds: by its body and its header, the shorter of both, or as
         usual; never more than the gateway allows. The request has arrived."""
-        asked = [each for each in (in_body, request.scope["state"]["asked_seconds"]) if each is not None]
-        seconds = min(asked, default=self.timeout_seconds)
         state = request.scope["state"]
+        asked = [each for each in (in_body, state["asked_seconds"]) if each is not None]
+        seconds = min(asked, default=self.timeout_seconds)
         deadline: float = state["accepted"] + min(seconds, self.max_timeout_seconds)
         state["deadline"] = deadline  # for the connection, should the client not read
         return deadline

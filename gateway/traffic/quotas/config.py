@@ -80,21 +80,19 @@ class QuotaFile(BaseModel):
         return self
 
     def limits(self, tenant: str, tenant_class: str) -> Limits:
-        """What counts for a tenant. The file's class comes before the token's, the tenant's own limits before both."""
-        values = self._values(tenant, tenant_class)
-        return Limits(**{kind: values[kind] for kind in KINDS})
+        """What counts for a tenant: the first half of its :meth:`terms`."""
+        return self.terms(tenant, tenant_class)[0]
 
-    def priority(self, tenant: str, tenant_class: str) -> int:
-        """A tenant's place in Triton's queue, found in the same way: 1 goes first, 0 is the model's default."""
-        return self._values(tenant, tenant_class)["priority"] or 0
-
-    def _values(self, tenant: str, tenant_class: str) -> dict[str, int | None]:
+    def terms(self, tenant: str, tenant_class: str) -> tuple[Limits, int]:
+        """What counts for a tenant, and its place in Triton's queue: 1 goes first, 0 is the model's default. The file's
+        class comes before the token's, what is the tenant's own before both."""
         own = self.tenants.get(tenant)
         name = own.class_ if own is not None and own.class_ is not None else tenant_class
         values: dict[str, int | None] = (self.classes.get(name) or self.classes[self.default]).model_dump()
         if own is not None:
             values |= own.model_dump(exclude_unset=True, exclude={"class_"})
-        return values
+        priority = values.pop("priority")
+        return Limits(**values), priority or 0
 
 
 def read_quotas(path: Path) -> QuotaFile:

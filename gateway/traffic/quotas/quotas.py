@@ -60,10 +60,10 @@ class Quotas:
 
         Raises :class:`gateway.errors.QuotaExceeded` and :class:`gateway.errors.QuotaUnavailable`.
         """
-        limits = self._limits(principal_tenant, tenant_class)
+        limits, priority = self._terms(principal_tenant, tenant_class)
         need = max(prompt_tokens, 0) + 1
         lease = Lease(self, principal_tenant, tenant_class, max(estimated_tokens, need), self._store.low_water)
-        lease.priority = 0 if self.file is None else self.file.priority(principal_tenant, tenant_class)
+        lease.priority = priority
         if limits == UNLIMITED:
             return lease
         answer = self._store.admit(lease.tenant, limits, lease.name, lease.estimated, need)
@@ -98,7 +98,10 @@ class Quotas:
         await self._store.close()
 
     def _limits(self, tenant: str, tenant_class: str) -> Limits:
-        return UNLIMITED if self.file is None else self.file.limits(tenant, tenant_class)
+        return self._terms(tenant, tenant_class)[0]
+
+    def _terms(self, tenant: str, tenant_class: str) -> tuple[Limits, int]:
+        return (UNLIMITED, 0) if self.file is None else self.file.terms(tenant, tenant_class)
 
     async def _admitted(self, answer: Coroutine[Any, Any, Reply], lease: Lease, limits: Limits) -> Reply:
         """The store's answer. Should the caller be cancelled, what was held for it by then is given back."""

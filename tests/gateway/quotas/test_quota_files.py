@@ -66,7 +66,7 @@ def test_the_place_in_tritons_queue(tmp_path: Path, tenant: str, tenant_class: s
     tenants: {acme: {priority: 2}, late: {priority: null}, up: {class: gold}}
     """
     quotas = read_quotas(write(tmp_path / "quotas.yaml", text))
-    assert quotas.priority(tenant, tenant_class) == expected
+    assert quotas.terms(tenant, tenant_class)[1] == expected
     assert quotas.limits("up", "") == Limits()
 
 
