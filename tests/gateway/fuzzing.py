@@ -191,14 +191,9 @@ async def described(url: str, draws: int, report: Path) -> Counter[str]:
     return statuses
 
 
-def fuzz(
-    port: int, triton: FakeTriton, loop: asyncio.AbstractEventLoop, cases: int, *, reproducible: bool
-) -> Counter[str]:
-    """Try so many cases from another thread than ``loop``'s, which is Triton's; how often each status came.
-    ``reproducible``: the same each time."""
-    statuses: Counter[str] = Counter()
-
-    @settings(
+def tried(cases: int, *, reproducible: bool) -> settings:
+    """So many cases, however long they take and whatever they are drawn from; ``reproducible``: the same each time."""
+    return settings(
         max_examples=cases,
         deadline=None,
         derandomize=reproducible,
@@ -206,6 +201,16 @@ def fuzz(
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
+
+
+def fuzz(
+    port: int, triton: FakeTriton, loop: asyncio.AbstractEventLoop, cases: int, *, reproducible: bool
+) -> Counter[str]:
+    """Try so many cases from another thread than ``loop``'s, which is Triton's; how often each status came.
+    ``reproducible``: the same each time."""
+    statuses: Counter[str] = Counter()
+
+    @tried(cases, reproducible=reproducible)
     @given(request=requests())
     def every(request: bytes) -> None:
         status = asyncio.run_coroutine_threadsafe(holds(port, triton, request), loop).result(60)

@@ -8,12 +8,13 @@ import struct
 from typing import Any
 
 import grpc
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
 from gateway.triton.contract import INPUTS, OUTPUTS
 
+from ..fuzzing import tried
 from .kserve import EMPTY_FINAL, SHAPES, Kserved, bearer, bytes_of, elements_of, infer
 
 WORDS = ("bad word", "炸弹")
@@ -147,20 +148,13 @@ async def holds(door: Kserved, channel: grpc.aio.Channel, message: bytes) -> Non
 def fuzz(door: Kserved, loop: asyncio.AbstractEventLoop, cases: int, *, reproducible: bool) -> int:
     """Try so many cases from another thread than ``loop``'s; how many were tried. ``reproducible``: the same each
     time."""
-    tried = 0
+    count = 0
 
-    @settings(
-        max_examples=cases,
-        deadline=None,
-        derandomize=reproducible,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
+    @tried(cases, reproducible=reproducible)
     @given(message=messages())
     def every(message: bytes) -> None:
-        nonlocal tried
-        tried += 1
+        nonlocal count
+        count += 1
         asyncio.run_coroutine_threadsafe(holds(door, channel, message), loop).result(30)
 
     async def opened() -> grpc.aio.Channel:
@@ -169,7 +163,7 @@ def fuzz(door: Kserved, loop: asyncio.AbstractEventLoop, cases: int, *, reproduc
     channel = asyncio.run_coroutine_threadsafe(opened(), loop).result(10)
     with contextlib.closing(_Closing(channel, loop)):
         every()
-    return tried
+    return count
 
 
 class _Closing:
