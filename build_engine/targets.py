@@ -119,9 +119,8 @@ def _slots(recipe: Recipe, room: Room, source: Source, files: dict[str, str], qu
 
 def _refuse_cache(config: DecoderConfig, room: Room) -> None:
     """Raise :class:`RecipeError` for slots that no host has memory for, before anything is written or compiled."""
-    size = (
-        2 * 2 * config.layers * config.kv_heads * config.head_dim * room.kv_cache_tokens
-    )  # keys and values in 16 bits
+    # Keys and values, in 16 bits each.
+    size = 2 * 2 * config.layers * config.kv_heads * config.head_dim * room.kv_cache_tokens
     if size > MOST_CACHE_BYTES:
         raise RecipeError(
             f"--slots: {room.max_sequences} of {room.context_length} tokens take {size / 1e12:,.1f} TB in fp16; give "

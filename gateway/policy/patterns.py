@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ import regex
 LONGEST, LOOK_BEHIND = 256, 32
 PROBES, PROBE_SECONDS = "aZ0 -._@中", 0.5
 LOOKS = ("ASSERT", "ASSERT_NOT")
-_parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
+_parser = importlib.import_module("re._parser")
 
 
 class PatternError(ValueError):
